@@ -1,0 +1,93 @@
+package protocols
+
+import (
+	"context"
+	"time"
+)
+
+// Driver speaks one protocol of the field. It holds no connections itself,
+// and may be used by several goroutines.
+type Driver interface {
+	// Check finds the mistakes in d that the driver alone can see: its
+	// endpoint, its addresses, its types. It touches no network.
+	Check(d *Device) []*FieldError
+	// BusKey returns what devices must have in common to share a connection.
+	BusKey(d *Device) string
+	// Open makes the bus that the devices with one bus key share. It does
+	// not connect.
+	Open(devices []*Device) (Bus, error)
+}
+
+// Planner is a Driver that can say beforehand what its scans will cost.
+type Planner interface {
+	// Requests returns what one scan of the given tags of d sends, in the
+	// order in which it is sent.
+	Requests(d *Device, tags []int) []Request
+}
+
+// Request is one request of a read plan.
+type Request struct {
+	What     string // such as "holding 0..124"
+	Tags     int    // how many tags it reads
+	ReqBytes int    // on the wire, headers of the protocol included (not TCP's)
+	AnsBytes int
+}
+
+// Bus is one connection (a socket, a serial line, a session) and what is on
+// it. One goroutine calls all of its methods, so it needs no locks.
+//
+// A bus never connects or retries by itself: when and how often is decided
+// by the loop above it.
+type Bus interface {
+	// Connect makes the connection. It returns within the devices' time-out
+	// or when ctx ends, whichever is first. The error is an *Error.
+	Connect(ctx context.Context) error
+	// Plan prepares a scan of the given tags (indexes into d.Tags) of one
+	// device. It is called once per group, before or after Connect.
+	Plan(d *Device, tags []int) (Scan, error)
+	// Close ends the connection, if there is one, within a second; Connect
+	// may be called again afterwards. Closing twice is no error.
+	Close() error
+}
+
+// Scan reads a fixed set of tags of one device.
+type Scan interface {
+	// Read reads all its tags and fills out[i] for the i-th tag of the plan,
+	// every one of them: good, uncertain, or bad with a reason. It leaves
+	// out[i].Tag alone. It returns soon after ctx ends.
+	Read(ctx context.Context, out []Reading) ScanResult
+}
+
+// ScanResult says how a scan went.
+type ScanResult struct {
+	// Time is when the (last) answer arrived, by the wall clock; zero if
+	// there was none.
+	Time time.Time
+	// Requests is how many were sent (or should have been), Answers how many
+	// the device answered at all, if only to refuse.
+	Requests, Answers int
+	// Err is the first failure, an *Error; nil if every tag could be read.
+	// With Answers == 0 it says why the device is silent.
+	Err error
+}
+
+// Subscriber is a Bus whose devices report changes by themselves.
+type Subscriber interface {
+	Bus
+	// Subscribe asks for the changes of the given tags of d, after every
+	// Connect anew. Tags that cannot be subscribed are reported as bad
+	// readings in the first report.
+	Subscribe(ctx context.Context, d *Device, tags []int) error
+	// Reports is where the changes come in. It is made once, bounded, and
+	// never closed. A report with Err tells that a subscription, or the whole
+	// connection, is gone.
+	Reports() <-chan Report
+}
+
+// Report is what a subscription brought at one time.
+type Report struct {
+	Device   *Device
+	Time     time.Time // when it arrived
+	Readings []Reading // Tag is the index into Device.Tags; the receiver owns them
+	Err      error     // an *Error; then there are no readings
+}
