@@ -1,0 +1,201 @@
+package opcua
+
+import (
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/gopcua/opcua/ua"
+)
+
+// address is a tag's address as it is written: a NodeId, perhaps with an
+// index range.
+type address struct {
+	ns    uint16
+	uri   string // of the namespace, where it was given as nsu=; ns is then 0
+	kind  byte   // i, s, g or b
+	num   uint32 // of kind i
+	text  string // of kind s
+	bytes []byte // of kind b; of kind g the 16 bytes in the order they are written
+	rng   string // index range as the services want it, such as "0:3"; may be empty
+	one   bool   // rng names a single element: its value is that element
+}
+
+// exampleAddress is part of every message about a wrong address.
+const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001 or nsu=http://example.com/UA;s=Speed, perhaps with an index range [0:3]`
+
+// parseAddress reads
+//
+//	[ns=N; | nsu=URI;] (i=NUMBER | s=TEXT | g=GUID | b=BASE64) [range]
+//
+// where the range is [a:b], both ends included, or [n] for one element.
+//
+// String identifiers often end in a bracket of their own: Siemens, Beckhoff
+// and CODESYS servers name the element of an array `"DB1"."Speeds"[2]`. So
+// with s=, a single [n] belongs to the identifier and only [a:b] is a range
+// ([n:n] for one element). An empty [] at the end says that no range follows,
+// for an identifier that itself ends in something like [0:3].
+func parseAddress(s string) (address, error) {
+	var a address
+	rest := s
+	switch {
+	case strings.HasPrefix(rest, "ns="):
+		text, after, ok := strings.Cut(rest[3:], ";")
+		n, err := strconv.ParseUint(text, 10, 16)
+		if !ok || err != nil {
+			return a, fmt.Errorf("ns= wants a number from 0 to 65535 and a semicolon; %s", exampleAddress)
+		}
+		a.ns, rest = uint16(n), after
+	case strings.HasPrefix(rest, "nsu="):
+		// The URI may hold semicolons (as %3B, says the standard, but not all
+		// heed it), so the identifier is looked for from its own mark.
+		at := identifierMark(rest)
+		if at <= len("nsu=") {
+			return a, fmt.Errorf("nsu= wants the URI of a namespace, a semicolon and an identifier; %s", exampleAddress)
+		}
+		a.uri, rest = uriUnescaper().Replace(rest[4:at]), rest[at+1:]
+	case strings.HasPrefix(rest, "svr="):
+		return a, fmt.Errorf("svr= names another server; give that server as a device of its own; %s", exampleAddress)
+	}
+	if len(rest) < 3 || rest[1] != '=' || !strings.ContainsRune("isgb", rune(rest[0])) {
+		return a, fmt.Errorf("%q is no NodeId; %s", s, exampleAddress)
+	}
+	a.kind = rest[0]
+	id, err := a.cutRange(rest[2:])
+	if err != nil {
+		return a, err
+	}
+	return a, a.setIdentifier(id)
+}
+
+// identifierMark returns where in s the semicolon before the identifier is, or -1.
+func identifierMark(s string) int {
+	best := -1
+	for _, mark := range []string{";s=", ";i=", ";g=", ";b="} {
+		if i := strings.Index(s, mark); i >= 0 && (best < 0 || i < best) {
+			best = i
+		}
+	}
+	return best
+}
+
+// uriUnescaper undoes what Part 6, 5.3.1.11 wants done to a URI in a NodeId.
+func uriUnescaper() *strings.Replacer { return strings.NewReplacer("%3B", ";", "%3b", ";", "%25", "%") }
+
+// cutRange takes the index range off the end of an identifier.
+func (a *address) cutRange(id string) (string, error) {
+	if !strings.HasSuffix(id, "]") {
+		return id, nil
+	}
+	at := strings.LastIndexByte(id, '[')
+	if at < 0 {
+		return id, nil
+	}
+	inner := id[at+1 : len(id)-1]
+	if inner == "" {
+		return id[:at], nil
+	}
+	if a.kind == 's' && !looksLikeRange(inner) {
+		return id, nil
+	}
+	if strings.Contains(inner, ",") {
+		return "", fmt.Errorf("the index range [%s] has several dimensions; only one is read in this version", inner)
+	}
+	from, to, both := strings.Cut(inner, ":")
+	lo, err := strconv.ParseUint(from, 10, 31)
+	hi := lo
+	if err == nil && both {
+		hi, err = strconv.ParseUint(to, 10, 31)
+	}
+	if err != nil || hi < lo {
+		return "", fmt.Errorf("[%s] is no index range; write [2] or [0:3], the smaller index first, counted from 0", inner)
+	}
+	// Part 4, 7.27: a range of one element is written without a colon.
+	a.rng, a.one = strconv.FormatUint(lo, 10), true
+	if hi > lo {
+		a.rng, a.one = a.rng+":"+strconv.FormatUint(hi, 10), false
+	}
+	return id[:at], nil
+}
+
+// looksLikeRange says that s consists of digits with a colon among them.
+func looksLikeRange(s string) bool {
+	colon := false
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == ':':
+			colon = true
+		case (c < '0' || c > '9') && c != ',':
+			return false
+		}
+	}
+	return colon
+}
+
+func (a *address) setIdentifier(id string) error {
+	switch a.kind {
+	case 'i':
+		n, err := strconv.ParseUint(id, 10, 32)
+		if err != nil {
+			return fmt.Errorf("i=%s: i= wants a number from 0 to 4294967295; %s", id, exampleAddress)
+		}
+		a.num = uint32(n)
+	case 's':
+		if id == "" {
+			return errors.New("s= wants an identifier; " + exampleAddress)
+		}
+		a.text = id
+	case 'g':
+		b, err := hex.DecodeString(strings.ReplaceAll(id, "-", ""))
+		if err != nil || len(b) != 16 || len(id) != 36 {
+			return fmt.Errorf("g=%s: g= wants a GUID such as 09087e75-8e5e-499b-954f-f2a9603db28a", id)
+		}
+		a.bytes = b
+	case 'b':
+		b, err := base64.StdEncoding.DecodeString(id)
+		if err != nil || len(b) == 0 {
+			return fmt.Errorf("b=%s: b= wants bytes in base64, such as TWlsbHJhY2U=", id)
+		}
+		a.bytes = b
+	}
+	return nil
+}
+
+// nodeID returns the NodeId of a at a server with the given namespaces; false
+// if it has no namespace with the address's URI.
+func (a *address) nodeID(namespaces []string) (*ua.NodeID, bool) {
+	ns := a.ns
+	if a.uri != "" {
+		i := indexOf(namespaces, a.uri)
+		if i < 0 {
+			return nil, false
+		}
+		ns = uint16(i)
+	}
+	switch a.kind {
+	case 'i':
+		return ua.NewNumericNodeID(ns, a.num), true
+	case 's':
+		return ua.NewStringNodeID(ns, a.text), true
+	case 'g':
+		return ua.NewGUIDNodeID(ns, guidText(a.bytes)), true
+	default:
+		return ua.NewByteStringNodeID(ns, a.bytes), true
+	}
+}
+
+func guidText(b []byte) string {
+	return fmt.Sprintf("%X-%X-%X-%X-%X", b[:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+func indexOf(list []string, s string) int {
+	for i, e := range list {
+		if e == s && i <= 0xFFFF {
+			return i
+		}
+	}
+	return -1
+}

@@ -1,0 +1,125 @@
+package opcua
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync/atomic"
+
+	"millrace/protocols"
+)
+
+// reportsRoom is how many reports may wait for the collector. When they are
+// full no more is asked of the server, whose item queues then fill.
+const reportsRoom = 64
+
+// bus is one session with a server, and what is read and subscribed in it.
+type bus struct {
+	driver *Driver
+	log    *slog.Logger
+	conf   *connConf
+
+	session *session // nil: not connected
+	// generation counts the sessions: scans and subscriptions made for another
+	// one must be made anew.
+	generation uint64
+	reports    chan protocols.Report
+	stats      counters
+}
+
+// counters are what a bus counts; they outlive its connections.
+type counters struct {
+	overflows, missing atomic.Uint64
+}
+
+// Stats is what a bus knows of notifications that never arrived.
+type Stats struct {
+	// Overflows counts the notifications whose item's queue had overflowed on
+	// the server: at least as many older values are lost.
+	Overflows uint64
+	// Missing counts whole notification messages that were numbered but never came.
+	Missing uint64
+}
+
+func newBus(d *Driver, conf *connConf) *bus {
+	return &bus{
+		driver: d, conf: conf,
+		log:     d.o.Log.With(slog.String("endpoint", conf.url.Host)),
+		reports: make(chan protocols.Report, reportsRoom),
+	}
+}
+
+// Stats returns the counts since the bus was opened. It may be called by any
+// goroutine.
+func (b *bus) Stats() Stats {
+	return Stats{Overflows: b.stats.overflows.Load(), Missing: b.stats.missing.Load()}
+}
+
+// Connect makes a session, after closing the one there was.
+func (b *bus) Connect(ctx context.Context) error {
+	if err := b.Close(); err != nil {
+		return err
+	}
+	if b.conf.security.policy != policyNone {
+		// Made once in a gateway's life, which may take a small one longer than
+		// the time-out.
+		if _, err := b.driver.identity(); err != nil {
+			return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: b.conf.url.Host + ": " + err.Error(), Err: err}
+		}
+	}
+	ctx, cancel := context.WithTimeout(ctx, b.conf.timeout)
+	defer cancel()
+	s, err := b.driver.openSession(ctx, b.conf)
+	if err != nil {
+		return b.explain("connecting", err)
+	}
+	b.session = s
+	b.generation++
+	return nil
+}
+
+// Close ends the session, if there is one.
+func (b *bus) Close() error {
+	if b.session == nil {
+		return nil
+	}
+	b.session.close()
+	b.session = nil
+	b.dropErrors()
+	return nil
+}
+
+// dropErrors takes the reports of failed subscriptions out of the queue: they
+// would be taken for failures of the next connection. What was received stays.
+// Nobody writes to the queue while there is no session.
+func (b *bus) dropErrors() {
+	for range len(b.reports) {
+		r := <-b.reports
+		if r.Err == nil {
+			b.reports <- r
+		}
+	}
+}
+
+func (b *bus) errNotConnected() *protocols.Error {
+	return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: b.conf.url.Host + ": there is no connection"}
+}
+
+// parseTags reads the addresses of tags.
+func parseTags(d *protocols.Device, tags []int) ([]address, error) {
+	addrs := make([]address, len(tags))
+	for i, t := range tags {
+		if t < 0 || t >= len(d.Tags) {
+			return nil, fmt.Errorf("opcua: device %s has no tag %d", d.ID, t)
+		}
+		a, err := parseAddress(d.Tags[t].Address)
+		if err != nil {
+			return nil, &protocols.Error{Kind: protocols.KindBadAddress, Reason: protocols.NoSuchNode, Text: d.ID + ": " + d.Tags[t].Name + ": " + err.Error(), Err: err}
+		}
+		addrs[i] = a
+	}
+	return addrs, nil
+}
+
+// Reports is where changes come in.
+func (b *bus) Reports() <-chan protocols.Report { return b.reports }

@@ -1,0 +1,158 @@
+package opcua
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/url"
+	"time"
+
+	"github.com/gopcua/opcua/ua"
+	"github.com/gopcua/opcua/uacp"
+	"github.com/gopcua/opcua/uasc"
+)
+
+// The sizes we offer in the Hello. One answer may fill 512 chunks of 64 kB:
+// what is larger is refused before it fills the gateway's memory.
+const (
+	chunkSize      = 0xFFFF
+	maxChunks      = 512
+	maxMessage     = 16 << 20
+	minServerChunk = 1024 // the standard wants 8192 (Part 6, 7.1.2.3); some small devices have less
+)
+
+// channelLifetime is how long a security token holds before it is renewed
+// (by gopcua, after three quarters of it).
+const channelLifetime = time.Hour
+
+// channel is a secure channel on a TCP connection of its own, so that it can
+// always be cut.
+type channel struct {
+	conn    *uacp.Conn
+	sc      *uasc.SecureChannel
+	timeout time.Duration // of a request
+	errs    chan error    // what gopcua's reader says about the connection
+}
+
+// openChannel connects to u and opens a channel with what cfg says about
+// security. It keeps cfg: gopcua writes into it.
+func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time.Duration) (*channel, error) {
+	conn, err := hello(ctx, u)
+	if err != nil {
+		return nil, err
+	}
+	cfg.Lifetime = uint32(channelLifetime / time.Millisecond)
+	cfg.RequestTimeout = timeout
+	c := &channel{conn: conn, timeout: timeout, errs: make(chan error, 16)}
+	c.sc, err = uasc.NewSecureChannel(u.String(), conn, cfg, c.errs)
+	if err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	if err := c.sc.Open(ctx); err != nil {
+		err = c.because(err)
+		c.close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// hello dials and shakes hands. gopcua's own Dial is not used: it takes the
+// server's receive buffer for the size of what the server may send, and
+// breaks off when a server with a small receive buffer sends a large chunk.
+func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
+	var dialer net.Dialer
+	nc, err := dialer.DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return nil, err
+	}
+	tcp, ok := nc.(*net.TCPConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("%s is no TCP address", u.Host), nc.Close())
+	}
+	// gopcua heeds the deadline of ctx here, but not its end.
+	stop := context.AfterFunc(ctx, func() { _ = tcp.Close() })
+	defer stop()
+	first, err := uacp.NewConn(tcp, &uacp.Acknowledge{
+		ReceiveBufSize: chunkSize, SendBufSize: chunkSize, MaxChunkCount: maxChunks, MaxMessageSize: maxMessage,
+	})
+	if err == nil {
+		err = first.Handshake(ctx, u.String())
+	}
+	if err == nil && first.ReceiveBufSize() < minServerChunk {
+		err = fmt.Errorf("the server takes only %d bytes at a time", first.ReceiveBufSize())
+	}
+	if err != nil {
+		_ = tcp.Close()
+		return nil, errors.Join(ctx.Err(), err)
+	}
+	return uacp.NewConn(tcp, &uacp.Acknowledge{
+		ReceiveBufSize: chunkSize,
+		SendBufSize:    min(first.ReceiveBufSize(), chunkSize),
+		MaxChunkCount:  maxChunks,
+		MaxMessageSize: maxMessage,
+	})
+}
+
+// because returns what broke the channel, if that is known, instead of the
+// io.EOF that a waiting request sees.
+func (c *channel) because(err error) error {
+	if !errors.Is(err, io.EOF) {
+		return err
+	}
+	for {
+		select {
+		case e := <-c.errs:
+			var said *uacp.Error
+			if errors.As(e, &said) {
+				return said
+			}
+		default:
+			return err
+		}
+	}
+}
+
+// request sends req and waits for its answer. A service that failed is an
+// error too: its ua.StatusCode.
+func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID, timeout time.Duration) (ua.Response, error) {
+	var res ua.Response
+	err := c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
+		res = r
+		return nil
+	})
+	if err != nil {
+		return nil, c.because(err)
+	}
+	return res, nil
+}
+
+// closeGrace is how long saying goodbye may take.
+const closeGrace = 300 * time.Millisecond
+
+// close ends the channel, politely if that is quick.
+func (c *channel) close() {
+	// gopcua waits for as long as a request may take, and for a renewal that
+	// is under way; without the connection neither waits.
+	cut := time.AfterFunc(closeGrace, func() { _ = c.conn.Close() })
+	defer cut.Stop()
+	_ = c.sc.Close()
+	_ = c.conn.Close()
+}
+
+// answer asserts the type of a response.
+func answer[R ua.Response](res ua.Response, err error) (R, error) {
+	var none R
+	if err != nil {
+		return none, err
+	}
+	r, ok := res.(R)
+	if !ok {
+		return none, fmt.Errorf("%w: %T where %T was asked for", errMalformed, res, none)
+	}
+	return r, nil
+}
+
+// errMalformed is behind every answer that breaks the protocol.
+var errMalformed = errors.New("an answer that breaks the protocol")

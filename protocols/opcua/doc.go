@@ -1,0 +1,15 @@
+// Package opcua reads OPC UA servers, by subscription or by polling, for the
+// collector: it implements protocols.Driver, Bus, Scan and Subscriber.
+//
+// It stands on gopcua's codec (ua), transport (uacp) and secure channel
+// (uasc), and keeps sessions, subscriptions and the trust in certificates in
+// its own hands. gopcua's Client is not used: it verifies no certificate, can
+// fall silent after a short break of the network while it says that it is
+// connected, hides the keep-alives that would show it, and may take ten
+// seconds to close. Nothing here reconnects by itself: any failure of the
+// connection is reported, and the loop above closes and connects again, with
+// everything made anew.
+//
+// A reading's source time is the server's SourceTimestamp, or its
+// ServerTimestamp where it gives no other.
+package opcua

@@ -1,0 +1,218 @@
+package opcua
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"millrace/protocols"
+)
+
+// productURI names this software in a session.
+const productURI = "urn:millrace:agent"
+
+// Options are what a Driver needs from the program around it.
+type Options struct {
+	// Log takes what nobody waits for, such as lost notifications. Nil: nothing is logged.
+	Log *slog.Logger
+	// Now is the wall clock that readings and certificates are dated by. Nil: time.Now.
+	Now func() time.Time
+	// PKIDir is the directory for certificates. The driver's own certificate
+	// and key are kept in its folder "own", and made there when they are first
+	// needed. Devices without a trust directory of their own use its folder
+	// "trusted". Empty: "pki".
+	PKIDir string
+	// ApplicationName is what servers show for this gateway's sessions, and
+	// the common name of its certificate. Empty: "millrace".
+	ApplicationName string
+	// ApplicationURI identifies this gateway for good; it goes into the
+	// certificate. Empty: "urn:millrace:" and the ApplicationName.
+	ApplicationURI string
+}
+
+// Driver is a protocols.Driver for OPC UA over TCP. It may be used by several
+// goroutines.
+type Driver struct {
+	o       Options
+	symbols symbols
+
+	mu  sync.Mutex
+	own *identity // nil until it is needed
+}
+
+var (
+	_ protocols.Driver     = (*Driver)(nil)
+	_ protocols.Planner    = (*Driver)(nil)
+	_ protocols.Subscriber = (*bus)(nil)
+)
+
+// New returns a driver. It touches neither disk nor network.
+func New(o Options) *Driver {
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.PKIDir == "" {
+		o.PKIDir = "pki"
+	}
+	if o.ApplicationName == "" {
+		o.ApplicationName = "millrace"
+	}
+	if o.ApplicationURI == "" {
+		o.ApplicationURI = "urn:millrace:" + o.ApplicationName
+	}
+	return &Driver{o: o, symbols: newSymbols()}
+}
+
+// identity returns the driver's certificate and key, which it makes if they
+// do not exist.
+func (d *Driver) identity() (*identity, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.own != nil {
+		return d.own, nil
+	}
+	own, err := loadIdentity(filepath.Join(d.o.PKIDir, "own"), d.o.ApplicationName, d.o.ApplicationURI, d.o.Now())
+	if err != nil {
+		return nil, fmt.Errorf("this gateway's own certificate: %w", err)
+	}
+	d.own = own
+	return own, nil
+}
+
+func (d *Driver) certPath() string { return filepath.Join(d.o.PKIDir, "own", certName) }
+
+// applicationURI must be the certificate's, where a certificate is shown.
+func (d *Driver) applicationURI(secure bool) string {
+	if secure {
+		if own, err := d.identity(); err == nil {
+			return own.uri
+		}
+	}
+	return d.o.ApplicationURI
+}
+
+// Check finds the mistakes in d that this driver alone can see.
+func (d *Driver) Check(dev *protocols.Device) []*protocols.FieldError {
+	var found []*protocols.FieldError
+	if _, err := parseEndpoint(dev.Endpoint); err != nil {
+		found = append(found, &protocols.FieldError{Tag: -1, Field: "endpoint", Text: err.Error()})
+	}
+	if _, err := parseSecurity(&dev.OPCUA); err != nil {
+		found = append(found, err)
+	}
+	if dev.OPCUA.Username == "" && dev.OPCUA.Password != "" {
+		found = append(found, &protocols.FieldError{Tag: -1, Field: "auth.username", Text: "there is a password but no user name; give both, or neither for an anonymous session"})
+	}
+	for i := range dev.Tags {
+		found = append(found, checkTag(i, &dev.Tags[i])...)
+	}
+	return found
+}
+
+func checkTag(i int, t *protocols.Tag) []*protocols.FieldError {
+	var found []*protocols.FieldError
+	if _, err := parseAddress(t.Address); err != nil {
+		found = append(found, &protocols.FieldError{Tag: i, Field: "address", Text: err.Error()})
+	}
+	if t.Type != "" {
+		found = append(found, &protocols.FieldError{Tag: i, Field: "type", Text: fmt.Sprintf("%q cannot be chosen: an OPC UA server says the type itself; leave it empty", t.Type)})
+	}
+	if t.Order != protocols.ABCD {
+		found = append(found, &protocols.FieldError{Tag: i, Field: "order", Text: fmt.Sprintf("%s cannot be chosen: OPC UA values have no byte order; leave it empty", t.Order)})
+	}
+	return found
+}
+
+// BusKey returns what devices must have in common to share a session: the
+// server, the security and the user.
+func (d *Driver) BusKey(dev *protocols.Device) string {
+	o := &dev.OPCUA
+	endpoint := dev.Endpoint
+	if u, err := parseEndpoint(endpoint); err == nil {
+		u.Host = strings.ToLower(u.Host)
+		endpoint = u.String()
+	}
+	// The password is not part of the key, which may be logged: one user has
+	// one password.
+	return strings.Join([]string{"opcua", endpoint, strings.ToLower(o.SecurityPolicy), o.SecurityMode, o.Username, o.Trust}, "|")
+}
+
+// Open makes the bus for devices with one bus key. It does not connect.
+func (d *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
+	if len(devices) == 0 {
+		return nil, errors.New("opcua: a bus without devices")
+	}
+	conf, err := d.connConf(devices)
+	if err != nil {
+		return nil, err
+	}
+	return newBus(d, conf), nil
+}
+
+func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {
+	first := devices[0]
+	u, err := parseEndpoint(first.Endpoint)
+	if err != nil {
+		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Reason: protocols.Offline, Text: err.Error(), Err: err}
+	}
+	sec, wrong := parseSecurity(&first.OPCUA)
+	if wrong != nil {
+		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Reason: protocols.Offline, Text: wrong.Error(), Err: wrong}
+	}
+	trusted := first.OPCUA.Trust
+	if trusted == "" {
+		trusted = filepath.Join(d.o.PKIDir, "trusted")
+	}
+	conf := &connConf{
+		url: u, security: sec, username: first.OPCUA.Username, password: first.OPCUA.Password,
+		trust: newTrustList(trusted), sessionTimeout: minSessionTimeout,
+	}
+	for _, dev := range devices {
+		conf.timeout = max(conf.timeout, dev.Timeout)
+		conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Interval)
+		for i := range dev.Tags {
+			conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Tags[i].Interval)
+		}
+	}
+	if conf.timeout <= 0 {
+		conf.timeout = defaultTimeout
+	}
+	return conf, nil
+}
+
+// defaultTimeout is used where no device says one. Servers on small PLCs take
+// seconds to set up a secure session.
+const defaultTimeout = 5 * time.Second
+
+// The size of a Read and of its answer, for the read plan: headers of channel,
+// request and response without security, and what one node takes in either.
+const (
+	readOverhead   = 100
+	answerOverhead = 60
+	answerPerNode  = 27 // status good, two times, a Double
+)
+
+// Requests returns what one poll of the given tags sends. The sizes are
+// estimates: only the server knows the types, and it may want smaller requests.
+func (d *Driver) Requests(dev *protocols.Device, tags []int) []protocols.Request {
+	var plan []protocols.Request
+	for lo := 0; lo < len(tags); lo += maxNodesPerRead {
+		chunk := tags[lo:min(lo+maxNodesPerRead, len(tags))]
+		r := protocols.Request{
+			What: fmt.Sprintf("Read of %d nodes", len(chunk)), Tags: len(chunk),
+			ReqBytes: readOverhead, AnsBytes: answerOverhead + answerPerNode*len(chunk),
+		}
+		for _, t := range chunk {
+			r.ReqBytes += len(dev.Tags[t].Address) + 16
+		}
+		plan = append(plan, r)
+	}
+	return plan
+}

@@ -1,0 +1,97 @@
+package opcua
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/gopcua/opcua/ua"
+
+	"millrace/protocols"
+)
+
+// explain turns what went wrong into an error of the driver's contract.
+// doing is what was tried, such as "connecting".
+func (b *bus) explain(doing string, err error) *protocols.Error {
+	var known *protocols.Error
+	if errors.As(err, &known) {
+		return known
+	}
+	kind, reason, text := b.classify(err)
+	return &protocols.Error{Kind: kind, Reason: reason, Text: b.conf.url.Host + ": " + doing + ": " + text, Err: err}
+}
+
+func (b *bus) classify(err error) (protocols.ErrorKind, protocols.Reason, string) {
+	var (
+		status    ua.StatusCode
+		untrusted *untrustedError
+		dns       *net.DNSError
+		netErr    net.Error
+		timeout   = fmt.Sprintf("no answer within %s; check the address and the network, or raise the device's timeout", b.conf.timeout)
+	)
+	switch {
+	case errors.As(err, &untrusted), errors.Is(err, errNoAnonymous), errors.Is(err, errNoUsername), errors.Is(err, errClearText), errors.Is(err, errUnproven):
+		return protocols.KindUntrusted, protocols.Offline, err.Error()
+	case errors.Is(err, context.Canceled):
+		return protocols.KindNotConnected, protocols.Offline, "stopped"
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
+		return protocols.KindTimeout, protocols.Timeout, timeout
+	case errors.As(err, &status):
+		return b.classifyStatus(status, timeout)
+	case errors.As(err, &dns):
+		return protocols.KindNotConnected, protocols.Offline, fmt.Sprintf("the name %q is not known; check the endpoint, or give the server's IP address", dns.Name)
+	case errors.Is(err, syscall.ECONNREFUSED):
+		return protocols.KindNotConnected, protocols.Offline, "nothing listens there; check host and port, and that the OPC UA server runs"
+	case errors.Is(err, io.EOF), errors.Is(err, net.ErrClosed), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return protocols.KindNotConnected, protocols.Offline, "the connection broke"
+	case errors.As(err, &netErr):
+		return protocols.KindNotConnected, protocols.Offline, netErr.Error()
+	}
+	return protocols.KindMalformed, protocols.Malformed, err.Error()
+}
+
+func (b *bus) classifyStatus(status ua.StatusCode, timeout string) (protocols.ErrorKind, protocols.Reason, string) {
+	t := b.driver.symbols
+	said := "the server answered " + t.statusText(status)
+	switch status & symbolMask {
+	case ua.StatusBadTimeout:
+		return protocols.KindTimeout, protocols.Timeout, timeout
+	case ua.StatusBadUserAccessDenied, ua.StatusBadIdentityTokenRejected, ua.StatusBadIdentityTokenInvalid, ua.StatusBadUserSignatureInvalid:
+		who := "an anonymous session"
+		if b.conf.username != "" {
+			who = fmt.Sprintf("user %q", b.conf.username)
+		}
+		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server refuses %s (%s); check auth.username and auth.password, and the user's rights on the server", who, t.symbol(status))
+	case ua.StatusBadSecurityChecksFailed, ua.StatusBadCertificateUntrusted, ua.StatusBadCertificateInvalid, ua.StatusBadCertificateTimeInvalid,
+		ua.StatusBadCertificateURIInvalid, ua.StatusBadCertificateUseNotAllowed, ua.StatusBadCertificateHostNameInvalid,
+		ua.StatusBadCertificateChainIncomplete, ua.StatusBadCertificateRevoked, ua.StatusBadCertificateIssuerRevoked:
+		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server does not accept this gateway's certificate (%s); on the server, mark %s as trusted", t.symbol(status), b.driver.certPath())
+	case ua.StatusBadSessionIDInvalid, ua.StatusBadSessionClosed, ua.StatusBadSessionNotActivated,
+		ua.StatusBadSecureChannelIDInvalid, ua.StatusBadSecureChannelClosed, ua.StatusBadSecureChannelTokenUnknown, ua.StatusBadTCPSecureChannelUnknown,
+		ua.StatusBadConnectionClosed, ua.StatusBadConnectionRejected, ua.StatusBadNotConnected, ua.StatusBadServerNotConnected,
+		ua.StatusBadShutdown, ua.StatusBadServerHalted, ua.StatusBadCommunicationError, ua.StatusBadNoSubscription, ua.StatusBadSubscriptionIDInvalid,
+		ua.StatusBadTooManySessions, ua.StatusBadTCPServerTooBusy, ua.StatusBadTCPNotEnoughResources:
+		return protocols.KindNotConnected, protocols.Offline, said
+	case ua.StatusBadDecodingError, ua.StatusBadEncodingLimitsExceeded:
+		return protocols.KindMalformed, protocols.Malformed, said
+	}
+	return protocols.KindRefused, t.reason(status), said
+}
+
+// wantsFewer says that a request asked for more than the server takes at once.
+func wantsFewer(err error) bool {
+	var status ua.StatusCode
+	if !errors.As(err, &status) {
+		return false
+	}
+	switch status & symbolMask {
+	case ua.StatusBadTooManyOperations, ua.StatusBadRequestTooLarge, ua.StatusBadResponseTooLarge,
+		ua.StatusBadEncodingLimitsExceeded, ua.StatusBadTCPMessageTooLarge:
+		return true
+	}
+	return false
+}

@@ -1,0 +1,255 @@
+package opcuatest
+
+import (
+	"cmp"
+	"context"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/gopcua/opcua/ua"
+	"github.com/gopcua/opcua/uacp"
+	"github.com/gopcua/opcua/uasc"
+)
+
+// Namespace is the URI of namespace 2, where a Server's own nodes are, unless
+// Options say another.
+const Namespace = "urn:millrace:opcuatest"
+
+// Options say what a Server is like.
+type Options struct {
+	// Addr is where it listens, such as 127.0.0.1:4840. Empty: a free port on
+	// 127.0.0.1.
+	Addr string
+	// Name is what it calls itself. Empty: "opcuatest".
+	Name string
+	// Namespace is the URI of namespace 2. Empty: the constant Namespace.
+	Namespace string
+	// Nodes are its variables.
+	Nodes []Node
+	// Identity, if not nil, makes it offer Basic256Sha256 (Sign and
+	// SignAndEncrypt) beside None, with this certificate.
+	Identity *Identity
+	// OnlySecure leaves the policy None to discovery. It wants an Identity.
+	OnlySecure bool
+	// Users are the user names and passwords that it accepts. With any,
+	// anonymous sessions are refused. Passwords are encrypted if there is an
+	// Identity, and go in clear otherwise.
+	Users map[string]string
+	// MaxNodesPerRead and MaxItemsPerCall are its limits; 0: none. HideLimits
+	// keeps it from telling them.
+	MaxNodesPerRead, MaxItemsPerCall int
+	HideLimits                       bool
+	// Now is the clock that values are made and dated by. Nil: time.Now.
+	Now func() time.Time
+	// Log takes what connections end with. Nil: nothing is logged.
+	Log *slog.Logger
+}
+
+// Server is an OPC UA server with a few variables. Its methods may be called
+// by several goroutines.
+type Server struct {
+	o      Options
+	ln     net.Listener
+	space  *space
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu       sync.Mutex
+	conns    map[*net.TCPConn]struct{}
+	sessions map[uint32]*session // by the number in their authentication token
+	lastID   uint32              // of channels, sessions, subscriptions and items
+	muted    bool
+}
+
+// NewServer starts a server. It runs until Close.
+func NewServer(o Options) (*Server, error) {
+	o.Addr = cmp.Or(o.Addr, "127.0.0.1:0")
+	o.Name = cmp.Or(o.Name, "opcuatest")
+	o.Namespace = cmp.Or(o.Namespace, Namespace)
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.OnlySecure && o.Identity == nil {
+		return nil, errors.New("opcuatest: OnlySecure wants an Identity")
+	}
+	sp, err := newSpace(&o)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", o.Addr)
+	if err != nil {
+		cancel()
+		return nil, fmt.Errorf("opcuatest: %w", err)
+	}
+	s := &Server{
+		o: o, ln: ln, space: sp, cancel: cancel,
+		conns: make(map[*net.TCPConn]struct{}), sessions: make(map[uint32]*session),
+		lastID: rand.Uint32N(1 << 30), //nolint:gosec // ids that differ after a restart, as the standard wants; no secret
+	}
+	s.wg.Go(func() { s.accept(ctx) })
+	return s, nil
+}
+
+// Endpoint returns the URL to connect to.
+func (s *Server) Endpoint() string { return "opc.tcp://" + s.Addr() }
+
+// Addr returns host and port.
+func (s *Server) Addr() string { return s.ln.Addr().String() }
+
+// Set gives a variable a value, of a Go type that gopcua knows, or a
+// *ua.DataValue with status and times. Subscriptions get every value that is
+// set, as far as their queues reach.
+func (s *Server) Set(nodeID string, value any) error {
+	n, err := s.space.set(nodeID, value, s.o.Now())
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, sess := range s.sessions {
+		sess.changed(n)
+	}
+	return nil
+}
+
+// Mute makes the server forget its subscriptions without a word: everything
+// but publishing goes on.
+func (s *Server) Mute(on bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.muted = on
+}
+
+// Sessions returns how many sessions there are.
+func (s *Server) Sessions() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.sessions)
+}
+
+// DropConnections cuts all connections; their sessions end with them.
+func (s *Server) DropConnections() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for c := range s.conns {
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	}
+}
+
+// Close ends the server and all of its connections at once.
+func (s *Server) Close() error {
+	s.cancel()
+	err := s.ln.Close()
+	s.DropConnections()
+	s.wg.Wait()
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+func (s *Server) accept(ctx context.Context) {
+	for {
+		nc, err := s.ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
+				return
+			}
+			continue
+		}
+		tcp, ok := nc.(*net.TCPConn)
+		if !ok {
+			_ = nc.Close()
+			continue
+		}
+		s.mu.Lock()
+		s.conns[tcp] = struct{}{}
+		s.mu.Unlock()
+		s.wg.Go(func() {
+			err := s.serve(ctx, tcp)
+			_ = tcp.Close()
+			s.mu.Lock()
+			delete(s.conns, tcp)
+			s.mu.Unlock()
+			s.o.Log.Debug("connection ended", slog.Any("err", err))
+		})
+		if ctx.Err() != nil {
+			_ = tcp.Close()
+		}
+	}
+}
+
+func (s *Server) nextID() uint32 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastID++
+	return s.lastID
+}
+
+// client is one connection of a client.
+type client struct {
+	srv     *Server
+	sc      *uasc.SecureChannel
+	cfg     *uasc.Config
+	session *session
+}
+
+// serve shakes hands and answers requests until the connection ends.
+func (s *Server) serve(ctx context.Context, tcp *net.TCPConn) error {
+	const chunk, chunks, message = 0xFFFF, 4096, 64 << 20
+	ack := &uacp.Acknowledge{ReceiveBufSize: chunk, SendBufSize: chunk, MaxChunkCount: chunks, MaxMessageSize: message}
+	conn, err := uacp.NewConn(tcp, ack)
+	if err != nil {
+		return err
+	}
+	hello, err := conn.Receive()
+	if err != nil {
+		return err
+	}
+	if string(hello[:4]) != "HELF" {
+		return fmt.Errorf("no Hello but %q", hello[:4])
+	}
+	if err := conn.Send("ACKF", ack); err != nil {
+		return err
+	}
+	c := &client{srv: s, cfg: &uasc.Config{SecurityPolicyURI: ua.SecurityPolicyURINone, SecurityMode: ua.MessageSecurityModeNone}}
+	if id := s.o.Identity; id != nil {
+		c.cfg.Certificate, c.cfg.LocalKey = id.cert, id.key
+	}
+	c.sc, err = uasc.NewServerSecureChannel("", conn, c.cfg, make(chan error, 1), s.nextID(), 1, s.nextID())
+	if err != nil {
+		return err
+	}
+	defer c.endSession()
+	for {
+		msg := c.sc.Receive(ctx)
+		if msg.Err != nil {
+			return msg.Err
+		}
+		if req := msg.Request(); req != nil {
+			if err := c.answer(ctx, msg.RequestID, req); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// key is the server's private key; nil without an Identity.
+func (s *Server) key() *rsa.PrivateKey {
+	if s.o.Identity == nil {
+		return nil
+	}
+	return s.o.Identity.key
+}

@@ -1,0 +1,407 @@
+package opcua
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/gopcua/opcua/id"
+	"github.com/gopcua/opcua/ua"
+
+	"millrace/protocols"
+)
+
+const (
+	// publishers is how many PublishRequests are with the server. With one
+	// alone it would have to wait a round trip between two responses.
+	publishers = 2
+	// publishTimeout is how long a PublishRequest may wait at the server. It is
+	// the watchdog that notices when nothing comes.
+	publishTimeout = time.Hour
+	// publishPause follows a PublishRequest that the server had no room for.
+	publishPause = time.Second
+	// watchEvery is how often the watchdog looks.
+	watchEvery = 250 * time.Millisecond
+	// probeAfter is how long nothing at all may come before the server is asked
+	// whether it is there.
+	probeAfter = 2 * keepAlive
+)
+
+// publisher keeps PublishRequests with the server, and makes reports of what
+// comes back. Its goroutines end when cancel is called or the connection
+// breaks; wait returns when they have.
+type publisher struct {
+	bus     *bus
+	session *session
+	log     *slog.Logger
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	start   func() // starts the goroutines, once
+	failing sync.Once
+
+	// making is held while a subscription is made: a response for it may
+	// arrive before the server has said its id. It guards subs.
+	making sync.Mutex
+	subs   map[uint32]*subscription
+
+	// deliver is held while a response is worked on and reported, so that the
+	// order of a device's values is kept. Who holds making never waits for it,
+	// as the one who makes a subscription also empties the reports.
+	deliver sync.Mutex
+	acks    []*ua.SubscriptionAcknowledgement
+
+	began   time.Time
+	heard   atomic.Int64 // when anything came from the server, since began
+	blocked atomic.Bool  // the reports are full: nobody can tell whether the server is silent
+}
+
+// message is one numbered NotificationMessage.
+type message struct {
+	at   time.Time
+	data []*ua.ExtensionObject
+}
+
+func newPublisher(b *bus, s *session) *publisher {
+	// It outlives the call that makes it, up to the end of the session.
+	ctx, cancel := context.WithCancel(context.Background())
+	p := &publisher{bus: b, session: s, log: b.log, cancel: cancel, subs: make(map[uint32]*subscription), began: time.Now()}
+	p.start = sync.OnceFunc(func() {
+		for range publishers {
+			p.wg.Go(func() { p.publish(ctx) })
+		}
+		p.wg.Go(func() { p.watch(ctx) })
+	})
+	return p
+}
+
+func (p *publisher) wait() { p.wg.Wait() }
+
+// add makes a subscription on the server and begins to listen to it.
+func (p *publisher) add(ctx context.Context, sub *subscription, interval time.Duration) error {
+	p.making.Lock()
+	defer p.making.Unlock()
+	if err := p.create(ctx, sub, interval); err != nil {
+		if sub.id != 0 {
+			// Half of it is worse than none; if this fails too, the loop above
+			// closes the session.
+			_, _ = call[*ua.DeleteSubscriptionsResponse](ctx, p.session, &ua.DeleteSubscriptionsRequest{SubscriptionIDs: []uint32{sub.id}})
+		}
+		return err
+	}
+	if _, taken := p.subs[sub.id]; taken || sub.id == 0 {
+		return fmt.Errorf("%w: subscription id %d, given twice or none", errMalformed, sub.id)
+	}
+	now := p.now()
+	sub.heard.Store(now)
+	p.heard.Store(now)
+	p.subs[sub.id] = sub
+	p.start()
+	return nil
+}
+
+func (p *publisher) now() int64 { return int64(time.Since(p.began)) }
+
+// publish sends one PublishRequest after another.
+func (p *publisher) publish(ctx context.Context) {
+	for ctx.Err() == nil {
+		res, err := answer[*ua.PublishResponse](p.session.ch.request(ctx, p.request(), p.session.token, publishTimeout))
+		switch {
+		case err == nil:
+			p.take(ctx, res, p.bus.driver.o.Now())
+		case errors.Is(err, ua.StatusBadTimeout):
+		case errors.Is(err, ua.StatusBadTooManyPublishRequests):
+			pause(ctx, publishPause)
+		case ctx.Err() == nil:
+			p.fail(ctx, p.bus.explain("waiting for changes", err))
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+func (p *publisher) request() *ua.PublishRequest {
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
+	acks := p.acks
+	p.acks = nil
+	return &ua.PublishRequest{SubscriptionAcknowledgements: acks}
+}
+
+// fail reports, once, that all of the connection's subscriptions are gone.
+func (p *publisher) fail(ctx context.Context, err *protocols.Error) {
+	p.failing.Do(func() {
+		p.making.Lock()
+		var devices []*protocols.Device
+		for _, sub := range p.subs {
+			if !slices.Contains(devices, sub.dev) {
+				devices = append(devices, sub.dev)
+			}
+		}
+		p.making.Unlock()
+		now := p.bus.driver.o.Now()
+		for _, d := range devices {
+			p.send(ctx, protocols.Report{Device: d, Time: now, Err: err})
+		}
+		p.cancel()
+	})
+}
+
+// send hands a report over, and waits where the collector is behind.
+func (p *publisher) send(ctx context.Context, r protocols.Report) {
+	select {
+	case p.bus.reports <- r:
+		return
+	default:
+	}
+	p.blocked.Store(true)
+	select {
+	case p.bus.reports <- r:
+	case <-ctx.Done():
+	}
+	p.blocked.Store(false)
+}
+
+// take works on one response, which arrived at the given time.
+func (p *publisher) take(ctx context.Context, res *ua.PublishResponse, at time.Time) {
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
+	p.making.Lock()
+	sub := p.subs[res.SubscriptionID]
+	p.making.Unlock()
+	now := p.now()
+	p.heard.Store(now)
+	if sub == nil || res.NotificationMessage == nil {
+		return
+	}
+	sub.heard.Store(now)
+	n, m := res.NotificationMessage.SequenceNumber, &message{at: at, data: res.NotificationMessage.NotificationData}
+	if len(m.data) == 0 {
+		// A keep-alive: what it followed has been sent before.
+		p.deliverAhead(ctx, sub)
+		if len(sub.failed) > 0 {
+			p.report(ctx, sub, &message{at: at})
+		}
+		return
+	}
+	p.order(ctx, sub, n, m)
+	p.acks = append(p.acks, &ua.SubscriptionAcknowledgement{SubscriptionID: sub.id, SequenceNumber: n})
+}
+
+// order delivers messages in the order of their numbers: two goroutines take
+// responses, and the later one may be the first to get here.
+func (p *publisher) order(ctx context.Context, sub *subscription, n uint32, m *message) {
+	switch {
+	case n == sub.next || n == 0: // 0 is no number; some servers do not count
+		p.report(ctx, sub, m)
+		if n != 0 {
+			sub.next = following(n)
+		}
+	case int32(n-sub.next) < 0:
+		return // it came twice
+	default:
+		sub.ahead[n] = m
+		if len(sub.ahead) >= publishers {
+			// Every goroutine has been here since: what is missing never came.
+			p.deliverAhead(ctx, sub)
+		}
+		return
+	}
+	for m, ok := sub.ahead[sub.next]; ok; m, ok = sub.ahead[sub.next] {
+		delete(sub.ahead, sub.next)
+		p.report(ctx, sub, m)
+		sub.next = following(sub.next)
+	}
+}
+
+// following is the number after n; 0 is left out (Part 4, 7.25).
+func following(n uint32) uint32 {
+	if n++; n == 0 {
+		return 1
+	}
+	return n
+}
+
+// deliverAhead gives up on the messages before those that wait.
+func (p *publisher) deliverAhead(ctx context.Context, sub *subscription) {
+	for len(sub.ahead) > 0 {
+		var first uint32
+		for n := range sub.ahead {
+			if first == 0 || int32(n-first) < 0 {
+				first = n
+			}
+		}
+		if lost := first - sub.next; lost > 0 {
+			p.bus.stats.missing.Add(uint64(lost))
+			p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
+		}
+		m := sub.ahead[first]
+		delete(sub.ahead, first)
+		p.report(ctx, sub, m)
+		sub.next = following(first)
+	}
+}
+
+// report makes reports of a message: one, or several where it holds several
+// values of one tag.
+func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
+	readings, err := p.readings(sub, m)
+	for _, part := range split(readings) {
+		p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part})
+	}
+	if err != nil {
+		p.fail(ctx, p.bus.explain("waiting for changes", err))
+	}
+}
+
+// readings decodes the data of a message, behind the tags that could not be
+// subscribed if those are yet to be told. An error says that the subscription
+// is gone.
+func (p *publisher) readings(sub *subscription, m *message) ([]protocols.Reading, error) {
+	size := len(sub.failed)
+	for _, d := range m.data {
+		if change, ok := notificationOf(d).(*ua.DataChangeNotification); ok {
+			size += len(change.MonitoredItems)
+		}
+	}
+	list := append(make([]protocols.Reading, 0, size), sub.failed...)
+	sub.failed = nil
+	var gone error
+	for _, d := range m.data {
+		switch n := notificationOf(d).(type) {
+		case *ua.DataChangeNotification:
+			for _, item := range n.MonitoredItems {
+				list = p.appendReading(list, sub, item)
+			}
+		case *ua.StatusChangeNotification:
+			gone = n.Status
+			if isGood(n.Status) {
+				// Good_SubscriptionTransferred: somebody else has it now.
+				gone = ua.StatusBadNoSubscription
+			}
+		}
+	}
+	return list, gone
+}
+
+func notificationOf(d *ua.ExtensionObject) any {
+	if d == nil {
+		return nil
+	}
+	return d.Value
+}
+
+func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, item *ua.MonitoredItemNotification) []protocols.Reading {
+	if item == nil || item.Value == nil || item.ClientHandle >= uint32(len(sub.tags)) {
+		return list
+	}
+	if overflowed(item.Value.Status) {
+		p.bus.stats.overflows.Add(1)
+	}
+	list = append(list, protocols.Reading{Tag: sub.tags[item.ClientHandle]})
+	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, sub.addrs[item.ClientHandle].one)
+	return list
+}
+
+// split puts readings in the order of their tags. The second value of a tag
+// goes into a second list, and so on.
+func split(list []protocols.Reading) [][]protocols.Reading {
+	if len(list) == 0 {
+		return nil
+	}
+	ascending := true
+	for i := 1; i < len(list) && ascending; i++ {
+		ascending = list[i-1].Tag < list[i].Tag
+	}
+	if ascending {
+		return [][]protocols.Reading{list}
+	}
+	slices.SortStableFunc(list, byTag)
+	var parts [][]protocols.Reading
+	nth := 0
+	for i := range list {
+		if nth++; i == 0 || list[i].Tag != list[i-1].Tag {
+			nth = 0
+		}
+		if nth == len(parts) {
+			parts = append(parts, make([]protocols.Reading, 0, len(list)-i))
+		}
+		parts[nth] = append(parts[nth], list[i])
+	}
+	return parts
+}
+
+// watch gives the subscriptions up when the server falls silent. A server
+// that has lost them may still answer every other request, so their
+// keep-alives are what counts.
+func (p *publisher) watch(ctx context.Context) {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if err := p.look(ctx); err != nil && ctx.Err() == nil {
+			p.fail(ctx, err)
+			return
+		}
+	}
+}
+
+// look says what is wrong, if anything is.
+func (p *publisher) look(ctx context.Context) *protocols.Error {
+	p.making.Lock()
+	defer p.making.Unlock()
+	now := p.now()
+	if p.blocked.Load() {
+		p.heard.Store(now)
+		for _, sub := range p.subs {
+			sub.heard.Store(now)
+		}
+		return nil
+	}
+	for _, sub := range p.subs {
+		if mute := time.Duration(now - sub.heard.Load()); mute > sub.silence {
+			return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: fmt.Sprintf(
+				"%s: the subscription for %s has been silent for %s, without a keep-alive; it is made anew", p.bus.conf.url.Host, sub.dev.ID, mute.Round(time.Second))}
+		}
+	}
+	if time.Duration(now-p.heard.Load()) < probeAfter {
+		return nil
+	}
+	return p.probe(ctx)
+}
+
+// probe asks for the server's time, and is content with any answer.
+func (p *publisher) probe(ctx context.Context) *protocols.Error {
+	_, err := call[*ua.ReadResponse](ctx, p.session, &ua.ReadRequest{
+		NodesToRead: []*ua.ReadValueID{valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerStatus_CurrentTime), "")},
+	})
+	p.heard.Store(p.now())
+	if err == nil {
+		return nil
+	}
+	e := p.bus.explain("asking whether the server is there", err)
+	switch e.Kind {
+	case protocols.KindTimeout:
+		// A server that does not answer this has lost the connection.
+		return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: e.Text, Err: e}
+	case protocols.KindNotConnected:
+		return e
+	case protocols.KindRefused, protocols.KindMalformed, protocols.KindBadAddress, protocols.KindUntrusted:
+	}
+	return nil
+}

@@ -1,0 +1,286 @@
+package opcua
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"time"
+
+	"github.com/gopcua/opcua/id"
+	"github.com/gopcua/opcua/ua"
+	"github.com/gopcua/opcua/uapolicy"
+	"github.com/gopcua/opcua/uasc"
+)
+
+// The most that is asked for at once, whatever a server allows: an answer
+// then stays well below a second and a megabyte.
+const (
+	maxNodesPerRead = 500
+	maxItemsPerCall = 500
+)
+
+// minSessionTimeout is how long a server keeps the session of a gateway that
+// has gone. It is renewed by every request.
+const minSessionTimeout = time.Minute
+
+// connConf is what a connection needs to know; the same for all devices on it.
+type connConf struct {
+	url            *url.URL // as configured, with the port
+	security       security
+	username       string
+	password       string
+	trust          trustList
+	timeout        time.Duration // of a request, and of connecting as a whole
+	sessionTimeout time.Duration
+}
+
+// session is an activated session on its own channel.
+type session struct {
+	ch       *channel
+	token    *ua.NodeID // the authentication token that each request carries
+	maxRead  int        // nodes per Read
+	maxItems int        // items per CreateMonitoredItems
+
+	namespaces []string
+	pub        *publisher // nil until the first subscription
+}
+
+// errUnproven is behind every way in which a server failed to prove that it
+// holds the key of its certificate.
+var errUnproven = errors.New("the server could not prove that it is the owner of its certificate; check that nothing stands between it and the gateway")
+
+// openSession connects, checks who is there, and logs in.
+func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, error) {
+	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
+	if err != nil {
+		return nil, err
+	}
+	endpoint, err := discover(ctx, ch, conf)
+	if err != nil {
+		ch.close()
+		return nil, err
+	}
+	l, at, err := d.admit(endpoint, conf)
+	if err != nil {
+		ch.close()
+		return nil, err
+	}
+	cfg := plainConfig()
+	if endpoint.SecurityMode != ua.MessageSecurityModeNone || *at != *conf.url {
+		// Discovery needed no security: the session has a channel of its own.
+		ch.close()
+		if cfg, err = d.channelConfig(endpoint); err != nil {
+			return nil, err
+		}
+		if ch, err = openChannel(ctx, at, cfg, conf.timeout); err != nil {
+			return nil, err
+		}
+	}
+	s := &session{ch: ch, maxRead: maxNodesPerRead, maxItems: maxItemsPerCall}
+	if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
+		err = s.readLimits(ctx)
+	}
+	if err != nil {
+		s.close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func plainConfig() *uasc.Config {
+	return &uasc.Config{SecurityPolicyURI: ua.SecurityPolicyURINone, SecurityMode: ua.MessageSecurityModeNone}
+}
+
+// discover asks the server for its endpoints and picks one.
+func discover(ctx context.Context, ch *channel, conf *connConf) (*ua.EndpointDescription, error) {
+	res, err := answer[*ua.GetEndpointsResponse](ch.request(ctx,
+		&ua.GetEndpointsRequest{EndpointURL: conf.url.String()}, nil, conf.timeout))
+	if err != nil {
+		return nil, err
+	}
+	return conf.security.choose(res.Endpoints, conf.url)
+}
+
+// admit decides how to log in, whether the server's certificate will do, and
+// where to connect: always to the configured host, as many servers announce
+// names that only they can resolve, but with the path that they announce.
+func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.URL, error) {
+	l, err := chooseLogin(e, conf.username)
+	if err != nil {
+		return l, nil, err
+	}
+	// A password that is encrypted for a certificate is as safe as that
+	// certificate is known, whatever the channel's policy.
+	encrypts := conf.username != "" && l.encrypts()
+	if e.SecurityMode != ua.MessageSecurityModeNone || encrypts {
+		if err := conf.trust.verify(e.ServerCertificate); err != nil {
+			return l, nil, err
+		}
+	}
+	at := *conf.url
+	if u, err := url.Parse(e.EndpointURL); err == nil && at.Path == "" && u.Path != "/" {
+		at.Path = u.Path
+	}
+	return l, &at, nil
+}
+
+// channelConfig is a fresh configuration for a channel to e: gopcua overwrites
+// some of it with what the other side says.
+func (d *Driver) channelConfig(e *ua.EndpointDescription) (*uasc.Config, error) {
+	if e.SecurityMode == ua.MessageSecurityModeNone {
+		return plainConfig(), nil
+	}
+	own, err := d.identity()
+	if err != nil {
+		return nil, err
+	}
+	return &uasc.Config{
+		SecurityPolicyURI: e.SecurityPolicyURI,
+		SecurityMode:      e.SecurityMode,
+		// gopcua appends to these: the copies have no room for it to write
+		// into what others read.
+		Certificate:       slices.Clip(own.cert),
+		RemoteCertificate: slices.Clip(slices.Clone(e.ServerCertificate)),
+		Thumbprint:        uapolicy.Thumbprint(e.ServerCertificate),
+		LocalKey:          own.key,
+	}, nil
+}
+
+// login creates and activates the session (Part 4, 5.6.2 and 5.6.3).
+func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.EndpointDescription, l login, at *url.URL, conf *connConf) error {
+	secure := e.SecurityMode != ua.MessageSecurityModeNone
+	if secure && !sameLeaf(cfg.RemoteCertificate, e.ServerCertificate) {
+		// gopcua takes whatever certificate the answer to OpenSecureChannel brings.
+		return errUnproven
+	}
+	nonce := make([]byte, 32)
+	if _, err := rand.Read(nonce); err != nil {
+		return err
+	}
+	res, err := answer[*ua.CreateSessionResponse](s.ch.request(ctx, &ua.CreateSessionRequest{
+		ClientDescription: &ua.ApplicationDescription{
+			ApplicationURI:  d.applicationURI(secure),
+			ProductURI:      productURI,
+			ApplicationName: ua.NewLocalizedText(d.o.ApplicationName),
+			ApplicationType: ua.ApplicationTypeClient,
+		},
+		EndpointURL:             at.String(),
+		SessionName:             d.o.ApplicationName,
+		ClientNonce:             nonce,
+		ClientCertificate:       cfg.Certificate,
+		RequestedSessionTimeout: float64(conf.sessionTimeout / time.Millisecond),
+		MaxResponseMessageSize:  maxMessage,
+	}, nil, conf.timeout))
+	if err != nil {
+		return err
+	}
+	if secure {
+		sig := res.ServerSignature
+		if sig == nil || !sameLeaf(res.ServerCertificate, e.ServerCertificate) ||
+			s.ch.sc.VerifySessionSignature(e.ServerCertificate, nonce, sig.Signature) != nil {
+			return errUnproven
+		}
+	}
+	s.token = res.AuthenticationToken
+	return s.activate(ctx, e.ServerCertificate, res.ServerNonce, l, conf)
+}
+
+func (s *session) activate(ctx context.Context, serverCert, serverNonce []byte, l login, conf *connConf) error {
+	// Copies without spare room: gopcua appends to them.
+	cert, nonce := slices.Clip(slices.Clone(serverCert)), slices.Clip(slices.Clone(serverNonce))
+	sig, alg, err := s.ch.sc.NewSessionSignature(cert, nonce)
+	if err != nil {
+		return err
+	}
+	var token any = &ua.AnonymousIdentityToken{PolicyID: l.policyID}
+	if conf.username != "" {
+		pass, passAlg, err := s.ch.sc.EncryptUserPassword(l.policy, conf.password, cert, nonce)
+		if err != nil {
+			return fmt.Errorf("encrypting the password: %w", err)
+		}
+		token = &ua.UserNameIdentityToken{PolicyID: l.policyID, UserName: conf.username, Password: pass, EncryptionAlgorithm: passAlg}
+	}
+	_, err = answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
+		ClientSignature:    &ua.SignatureData{Algorithm: alg, Signature: sig},
+		UserIdentityToken:  ua.NewExtensionObject(token),
+		UserTokenSignature: &ua.SignatureData{},
+	}, s.token, conf.timeout))
+	return err
+}
+
+// sameLeaf compares two certificates, or the first ones of two chains.
+func sameLeaf(a, b []byte) bool {
+	ca, errA := x509.ParseCertificates(a)
+	cb, errB := x509.ParseCertificates(b)
+	return errA == nil && errB == nil && len(ca) > 0 && len(cb) > 0 && bytes.Equal(ca[0].Raw, cb[0].Raw)
+}
+
+// call sends a request of this session.
+func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
+	return answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
+}
+
+// readLimits asks for the namespaces and for how much the server takes at
+// once. A server that does not say gets our own limits.
+func (s *session) readLimits(ctx context.Context) error {
+	nodes := []*ua.ReadValueID{
+		valueOfNode(ua.NewNumericNodeID(0, id.Server_NamespaceArray), ""),
+		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), ""),
+		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), ""),
+	}
+	res, err := call[*ua.ReadResponse](ctx, s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes})
+	if err != nil {
+		return err
+	}
+	if len(res.Results) != len(nodes) {
+		return fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
+	}
+	if v := res.Results[0]; v != nil && v.Value != nil {
+		s.namespaces, _ = v.Value.Value().([]string)
+	}
+	s.maxRead = limit(res.Results[1], maxNodesPerRead)
+	s.maxItems = limit(res.Results[2], maxItemsPerCall)
+	return nil
+}
+
+// limit reads an operation limit; 0 and nothing both mean none (Part 5, 6.3.11).
+func limit(dv *ua.DataValue, ours int) int {
+	if dv == nil || dv.Value == nil || isBad(dv.Status) {
+		return ours
+	}
+	n, ok := dv.Value.Value().(uint32)
+	if !ok || n == 0 {
+		return ours
+	}
+	return int(min(n, uint32(ours)))
+}
+
+func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
+	return &ua.ReadValueID{NodeID: node, AttributeID: ua.AttributeIDValue, IndexRange: rng, DataEncoding: &ua.QualifiedName{}}
+}
+
+// close logs out, if that is quick, and cuts the connection. All goroutines of
+// the session have ended when it returns.
+func (s *session) close() {
+	if s.pub != nil {
+		s.pub.cancel()
+	}
+	// A write to a server that does not read waits for as long as a request
+	// may take, whatever its context says; without the connection it does not.
+	cut := time.AfterFunc(2*closeGrace, func() { _ = s.ch.conn.Close() })
+	defer cut.Stop()
+	if s.token != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
+		_, _ = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
+		cancel()
+	}
+	s.ch.close()
+	if s.pub != nil {
+		s.pub.wait()
+	}
+}
