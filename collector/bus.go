@@ -1,0 +1,423 @@
+package collector
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"runtime/debug"
+	"slices"
+	"time"
+
+	"millrace/protocols"
+)
+
+const (
+	// stopGrace is how long a scan in flight may go on when its bus stops.
+	stopGrace = time.Second
+	// Between attempts to connect. The first waits are short, because a PLC
+	// that was restarted is back soon; the longest is short enough for a
+	// technician who waits beside it.
+	backoffFirst   = 250 * time.Millisecond
+	backoffLongest = 5 * time.Second
+	// backoffRefused is for failures that only a person can mend.
+	backoffRefused = 15 * time.Second
+	// probeShare: all silent units of a shared bus together get 1/probeShare
+	// of its time.
+	probeShare = 20
+)
+
+// bus is the goroutine that owns one connection to the field and the devices
+// on it.
+type bus struct {
+	key    string
+	driver protocols.Driver
+	log    *slog.Logger
+
+	conn    protocols.Bus
+	sub     protocols.Subscriber // conn, where it can subscribe
+	devices []*device
+	sched   schedule
+
+	connected   bool
+	proven      bool // it has answered on this connection
+	connErr     error
+	backoff     time.Duration
+	nextConnect time.Time
+	subscribed  []*device // the ones that report by themselves
+	nextResend  map[*device]time.Time
+
+	cancel  context.CancelFunc
+	done    chan struct{}
+	updates chan []*device
+}
+
+func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logger) (*bus, error) {
+	cfgs := make([]*protocols.Device, len(devs))
+	for i, d := range devs {
+		cfgs[i] = d.cfg
+	}
+	conn, err := driver.Open(cfgs)
+	if err != nil {
+		return nil, err
+	}
+	b := &bus{
+		key: key, driver: driver, conn: conn, log: log.With("bus", key),
+		done: make(chan struct{}), updates: make(chan []*device),
+		nextResend: map[*device]time.Time{},
+	}
+	b.sub, _ = conn.(protocols.Subscriber)
+	return b, nil
+}
+
+// start runs the bus for the given devices until stop.
+func (b *bus) start(devs []*device) {
+	ctx, cancel := context.WithCancel(context.Background())
+	b.cancel = cancel
+	b.setDevices(devs)
+	go b.run(ctx)
+}
+
+// stop ends the bus and waits until its connection is closed.
+func (b *bus) stop() {
+	b.cancel()
+	<-b.done
+}
+
+// update changes the devices of a running bus. Those that stay are not
+// touched.
+func (b *bus) update(devs []*device) {
+	select {
+	case b.updates <- devs:
+	case <-b.done:
+	}
+}
+
+// run is the life of the bus. Two contexts: ctx ends the waiting for the
+// next turn; work, a little later, ends the scan in flight.
+func (b *bus) run(ctx context.Context) {
+	defer close(b.done)
+	work, cancelWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer cancelWork()
+	defer context.AfterFunc(ctx, func() {
+		t := time.AfterFunc(stopGrace, cancelWork)
+		context.AfterFunc(work, func() { t.Stop() })
+	})()
+	defer b.disconnect()
+
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var reports <-chan protocols.Report
+	if b.sub != nil {
+		reports = b.sub.Reports()
+	}
+	for {
+		timer.Reset(time.Until(b.nextWake(time.Now())))
+		select {
+		case <-ctx.Done():
+			return
+		case devs := <-b.updates:
+			b.setDevices(devs)
+		case rep := <-reports:
+			b.guard(func() { b.report(rep) })
+		case <-timer.C:
+			b.guard(func() { b.turn(ctx, work) })
+		}
+	}
+}
+
+// guard keeps a panic, a driver's for instance, from ending the agent: the
+// connection is closed and everything on this bus starts again.
+func (b *bus) guard(f func()) {
+	defer func() {
+		if p := recover(); p != nil {
+			b.log.Error("internal error: please report it; the connection starts again", "panic", p, "stack", string(debug.Stack()))
+			b.lost(&protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: fmt.Sprintf("internal error on %s: %v", b.key, p)})
+		}
+	}()
+	f()
+}
+
+// setDevices brings the schedule in line with the devices.
+func (b *bus) setDevices(devs []*device) {
+	stays := map[*device]bool{}
+	for _, d := range devs {
+		stays[d] = true
+	}
+	known := map[*device]bool{}
+	changedSub := false
+	for _, d := range b.devices {
+		known[d] = stays[d]
+		changedSub = changedSub || b.subscribes(d) && !stays[d]
+	}
+	for _, g := range slices.Clone(b.sched) {
+		if !stays[g.dev] {
+			b.sched.remove(g)
+		}
+	}
+	b.devices, b.subscribed = devs, b.subscribed[:0]
+	now := time.Now()
+	for _, d := range devs {
+		if b.subscribes(d) {
+			b.subscribed = append(b.subscribed, d)
+			changedSub = changedSub || !known[d]
+			continue
+		}
+		if known[d] {
+			continue
+		}
+		for _, g := range d.groups(len(devs)) {
+			g.due = firstDue(now, g.interval, g.phase)
+			b.sched.add(g)
+		}
+	}
+	if changedSub && b.connected {
+		// There is no way to take one device out of a session's subscriptions
+		// from here: the session starts again with the new list.
+		b.disconnect()
+		b.nextConnect = now
+	}
+}
+
+func (b *bus) subscribes(d *device) bool { return b.sub != nil && d.cfg.OPCUA.Subscribe }
+
+// nextWake is when something is due next.
+func (b *bus) nextWake(now time.Time) time.Time {
+	wake := now.Add(time.Minute)
+	earlier := func(t time.Time) {
+		if t.Before(wake) {
+			wake = t
+		}
+	}
+	if g := b.sched.first(); g != nil {
+		earlier(g.due)
+	}
+	if len(b.subscribed) > 0 && !b.connected {
+		earlier(b.nextConnect)
+	}
+	for _, d := range b.devices {
+		if d.state.silent && d.state.cur.State == Degraded {
+			earlier(d.state.deadline())
+		}
+		if t, ok := b.nextResend[d]; ok {
+			earlier(t)
+		}
+	}
+	return wake
+}
+
+// turn does everything that is due.
+func (b *bus) turn(ctx, work context.Context) {
+	if len(b.subscribed) > 0 {
+		b.keepSubscribed(work)
+	}
+	for ctx.Err() == nil {
+		g := b.sched.first()
+		now := time.Now()
+		if g == nil || g.due.After(now) {
+			break
+		}
+		b.scan(work, g)
+		skipped := g.reschedule(time.Now())
+		g.dev.counters.missed.Add(uint64(skipped))
+		b.sched.changed(g)
+		if b.sub != nil {
+			break // reports are to be taken in, too
+		}
+	}
+	now := time.Now()
+	for _, d := range b.devices {
+		if d.state.expire(now) {
+			d.tellState()
+		}
+	}
+}
+
+// scan takes one turn of a group: it connects if it must and may, reads, and
+// hands the result to the device. A turn that cannot be taken is counted.
+func (b *bus) scan(work context.Context, g *group) {
+	d := g.dev
+	now := time.Now()
+	if now.Before(d.nextProbe) {
+		d.counters.missed.Add(1)
+		return
+	}
+	if !b.connect(work, now) {
+		if work.Err() == nil {
+			d.counters.missed.Add(1)
+			d.unanswered(b.connErr)
+		}
+		return
+	}
+	res, took := b.read(work, g)
+	if protocols.KindOf(res.Err) == protocols.KindNotConnected {
+		wasProven := b.proven
+		b.dropConnection(res.Err)
+		// A device that closes idle connections has not failed: it gets a new
+		// connection at once. One that never answered on this one waits.
+		if wasProven && res.Answers == 0 && work.Err() == nil && b.connect(work, time.Now()) {
+			res, took = b.read(work, g)
+			if protocols.KindOf(res.Err) == protocols.KindNotConnected {
+				b.dropConnection(res.Err)
+			}
+		}
+	}
+	if work.Err() != nil {
+		return // cut off by the stop: nothing is known about the device
+	}
+	if res.Answers > 0 {
+		b.proven = b.connected
+		b.backoff = 0
+	}
+	d.scanned(g, res, took)
+	if res.Answers == 0 {
+		b.demote(d, took)
+	}
+}
+
+// read runs the group's scan.
+func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.Duration) {
+	if g.scan == nil {
+		s, err := b.conn.Plan(g.dev.cfg, g.tags)
+		if err != nil {
+			return protocols.ScanResult{Requests: 1, Err: err}, 0
+		}
+		g.scan = s
+	}
+	start := time.Now()
+	res := g.scan.Read(work, g.out)
+	return res, time.Since(start)
+}
+
+// demote makes a silent unit wait for its next probe, so that all silent
+// units of a shared bus together take at most a twentieth of its time.
+func (b *bus) demote(d *device, took time.Duration) {
+	if len(b.devices) < 2 || !b.connected {
+		return
+	}
+	silent := 0
+	for _, other := range b.devices {
+		if other.down {
+			silent++
+		}
+	}
+	d.nextProbe = time.Now().Add(took * probeShare * time.Duration(silent))
+}
+
+// connect makes sure that there is a connection, if it is time to try.
+func (b *bus) connect(work context.Context, now time.Time) bool {
+	if b.connected {
+		return true
+	}
+	if now.Before(b.nextConnect) {
+		return false
+	}
+	err := b.conn.Connect(work)
+	if err != nil {
+		b.lost(err)
+		return false
+	}
+	b.connected, b.proven, b.connErr = true, false, nil
+	return true
+}
+
+// dropConnection closes a connection that broke, and allows a new one at
+// once.
+func (b *bus) dropConnection(err error) {
+	b.disconnect()
+	b.connErr = err
+	if b.proven {
+		b.nextConnect = time.Time{}
+		return
+	}
+	b.lost(err)
+}
+
+// lost closes what there is and waits before the next attempt.
+func (b *bus) lost(err error) {
+	b.disconnect()
+	b.connErr = err
+	b.backoff = min(max(2*b.backoff, backoffFirst), backoffLongest)
+	wait := b.backoff
+	if protocols.KindOf(err) == protocols.KindUntrusted {
+		wait = backoffRefused
+	}
+	// Jitter of a fifth: gateways that lost one switch do not all come back in
+	// the same instant.
+	wait -= rand.N(wait / 5) //nolint:gosec // spreading load, not a secret
+	b.nextConnect = time.Now().Add(wait)
+}
+
+func (b *bus) disconnect() {
+	if err := b.conn.Close(); err != nil {
+		b.log.Debug("closing the connection", "error", err)
+	}
+	b.connected = false
+	clear(b.nextResend)
+}
+
+// keepSubscribed connects and subscribes the devices that report by
+// themselves, and sends their snapshots when they are due.
+func (b *bus) keepSubscribed(work context.Context) {
+	now := time.Now()
+	for d, due := range b.nextResend {
+		if !now.Before(due) {
+			d.resend(now)
+			b.nextResend[d] = now.Add(d.cfg.Snapshot)
+		}
+	}
+	if b.connected && len(b.nextResend) == len(b.subscribed) {
+		return
+	}
+	if !b.connected && now.Before(b.nextConnect) {
+		return
+	}
+	if !b.connect(work, now) {
+		b.silence(b.connErr)
+		return
+	}
+	for _, d := range b.subscribed {
+		if _, done := b.nextResend[d]; done {
+			continue
+		}
+		tags := make([]int, len(d.cfg.Tags))
+		for i := range tags {
+			tags[i] = i
+		}
+		if err := b.sub.Subscribe(work, d.cfg, tags); err != nil {
+			b.lost(err)
+			b.silence(err)
+			return
+		}
+		b.nextResend[d] = time.Now().Add(d.cfg.Snapshot)
+	}
+}
+
+// silence tells all subscribed devices that there is nothing from them.
+func (b *bus) silence(err error) {
+	for _, d := range b.subscribed {
+		d.unanswered(err)
+	}
+}
+
+// report takes in what a subscription brought.
+func (b *bus) report(rep protocols.Report) {
+	if rep.Err != nil {
+		if b.connected {
+			b.lost(rep.Err)
+			for _, d := range b.subscribed {
+				// Until now the subscription stood, even if nothing changed.
+				d.state.heard(time.Now())
+			}
+			b.silence(rep.Err)
+		}
+		return
+	}
+	for _, d := range b.subscribed {
+		if d.cfg == rep.Device && b.connected {
+			b.proven, b.backoff = true, 0
+			d.reported(rep)
+			return
+		}
+	}
+}

@@ -1,0 +1,339 @@
+package collector
+
+import (
+	"fmt"
+	"log/slog"
+	"reflect"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/protocols"
+)
+
+// device is one device and all that is remembered of it. Its bus's goroutine
+// owns it; what others may read (the page, the metrics) is in view.
+type device struct {
+	cfg      *protocols.Device
+	appender Appender
+	onState  func(DeviceState)
+	log      *slog.Logger
+
+	pipes    []pipeline // by tag
+	selects  bool       // some of the tags go out on a change only
+	schema   *protocols.Schema
+	schemaID uint64
+	batch    protocols.Batch // used again for each batch
+	record   []byte          // the same
+
+	state     stateMachine
+	started   bool
+	down      bool      // its bad batch has gone out; nothing more until it answers
+	nextProbe time.Time // on a shared bus: not to be asked before
+	faulty    map[*group]error
+	values    []protocols.Reading // the newest of each tag, before changes are selected
+	valueTime []int64             // when they arrived, in ms; 0: not yet
+
+	counters counters
+	view     view
+}
+
+// counters are what the metrics show of a device.
+type counters struct {
+	good, uncertain, bad atomic.Uint64 // readings
+	scans, missed        atomic.Uint64
+	duration             histogram
+}
+
+// view is what other goroutines may see of a device.
+type view struct {
+	mu       sync.Mutex
+	state    DeviceState
+	lastScan time.Duration
+	lastTime time.Time
+	values   []protocols.Reading
+	times    []int64
+}
+
+func newDevice(cfg *protocols.Device, o Options) (*device, error) {
+	d := &device{
+		cfg: cfg, appender: o.Appender, onState: o.State, log: o.Log.With("device", cfg.ID),
+		schema: &protocols.Schema{Device: cfg.ID},
+		faulty: map[*group]error{},
+		values: make([]protocols.Reading, len(cfg.Tags)), valueTime: make([]int64, len(cfg.Tags)),
+	}
+	d.view.values = make([]protocols.Reading, len(cfg.Tags))
+	d.view.times = make([]int64, len(cfg.Tags))
+	for i := range cfg.Tags {
+		t := &cfg.Tags[i]
+		p := newPipeline(t)
+		// A subscription brings changes only: the rules of on_change (and the
+		// snapshot) are the rules of all its tags.
+		p.onChange = p.onChange || cfg.OPCUA.Subscribe
+		d.selects = d.selects || p.onChange
+		d.pipes = append(d.pipes, p)
+		d.schema.Tags = append(d.schema.Tags, protocols.SchemaTag{Name: t.Name, Unit: t.Unit})
+	}
+	d.schemaID = d.schema.ID()
+	d.state = newStateMachine(cfg, time.Now())
+	d.view.state = d.state.cur
+	if len(cfg.Tags) == 0 {
+		return d, nil
+	}
+	if err := o.Appender.PutSchema(d.schemaID, protocols.AppendSchema(nil, d.schema)); err != nil {
+		return nil, fmt.Errorf("storing the names of its tags: %w", err)
+	}
+	return d, nil
+}
+
+// start tells the state that the device has at the start.
+func (d *device) start() {
+	if d.started {
+		return
+	}
+	d.started = true
+	d.onState(d.view.current())
+}
+
+// groups makes the scans of a device that is polled: one for each interval.
+func (d *device) groups(scans int) []*group {
+	byInterval := make(map[time.Duration]*group)
+	var gs []*group
+	for i := range d.cfg.Tags {
+		interval := d.cfg.Tags[i].Interval
+		if interval <= 0 {
+			interval = d.cfg.Interval
+		}
+		g, ok := byInterval[interval]
+		if !ok {
+			g = &group{dev: d, interval: interval, phase: phaseOf(d.cfg.ID, interval, scans)}
+			byInterval[interval] = g
+			gs = append(gs, g)
+		}
+		g.tags = append(g.tags, i)
+	}
+	for _, g := range gs {
+		g.out = make([]protocols.Reading, len(g.tags))
+	}
+	return gs
+}
+
+// scanned takes in what a scan brought.
+func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration) {
+	d.counters.scans.Add(1)
+	d.counters.duration.observe(took)
+	if res.Answers == 0 {
+		d.unanswered(res.Err)
+		return
+	}
+	d.down = false
+	d.nextProbe = time.Time{}
+	now := res.Time
+	// All tags go out again at times, so that a platform that missed one
+	// change does not show an old value for ever.
+	full := now.Sub(g.snapshot) >= d.cfg.Snapshot || now.Before(g.snapshot)
+	if full {
+		g.snapshot = now
+	}
+	for i, tag := range g.tags {
+		r := &g.out[i]
+		r.Tag = int32(tag)
+		d.take(r, now.UnixMilli(), full)
+	}
+	d.send(now.UnixMilli())
+	d.publishView(took, now)
+	g.err = res.Err
+	if d.note(g, res.Err) {
+		d.tellState()
+	}
+}
+
+// reported takes in what a subscription brought.
+func (d *device) reported(rep protocols.Report) {
+	d.down = false
+	ms := rep.Time.UnixMilli()
+	for i := range rep.Readings {
+		d.take(&rep.Readings[i], ms, false)
+	}
+	d.send(ms)
+	d.publishView(0, rep.Time)
+	if d.state.answered(time.Now(), d.unmonitored()) {
+		d.tellState()
+	}
+}
+
+// resend sends the newest reading of each tag of a subscription again.
+func (d *device) resend(now time.Time) {
+	if d.down {
+		return
+	}
+	for i := range d.values {
+		if d.valueTime[i] != 0 {
+			d.add(&d.values[i])
+		}
+	}
+	d.send(now.UnixMilli())
+}
+
+// take puts one reading through its tag's pipeline, and into the batch if it
+// is to go out.
+func (d *device) take(r *protocols.Reading, ms int64, full bool) {
+	p := &d.pipes[r.Tag]
+	p.transform(r)
+	switch r.Quality {
+	case protocols.Good:
+		d.counters.good.Add(1)
+	case protocols.Uncertain:
+		d.counters.uncertain.Add(1)
+	case protocols.Bad:
+		d.counters.bad.Add(1)
+	}
+	d.values[r.Tag] = *r
+	d.valueTime[r.Tag] = ms
+	if p.onChange {
+		if !full && !p.changed(r) {
+			return
+		}
+		p.remember(r)
+	}
+	d.add(r)
+}
+
+func (d *device) add(r *protocols.Reading) {
+	d.batch.Readings = append(d.batch.Readings, *r)
+}
+
+// send hands the batch over, if there is anything in it.
+func (d *device) send(ms int64) {
+	rs := d.batch.Readings
+	if len(rs) == 0 {
+		return
+	}
+	if !slices.IsSortedFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) }) {
+		slices.SortStableFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) })
+	}
+	d.batch.Schema = d.schema
+	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
+	d.batch.Readings = rs[:0]
+	if err := d.appender.Append(ms, d.schemaID, len(rs), d.record); err != nil {
+		d.log.Error("a batch could not be buffered", "readings", len(rs), "error", err)
+	}
+}
+
+// unanswered takes in that the device did not answer: all its tags go out as
+// bad, once.
+func (d *device) unanswered(err error) {
+	now := time.Now()
+	if !d.down {
+		d.down = true
+		for i := range d.cfg.Tags {
+			r := protocols.Reading{Tag: int32(i)}
+			r.SetBad(protocols.ReasonOf(err))
+			d.take(&r, now.UnixMilli(), true)
+		}
+		d.send(now.UnixMilli())
+		d.publishView(0, now)
+		clear(d.faulty)
+	}
+	if d.state.unanswered(now, err) {
+		d.tellState()
+	}
+}
+
+// note remembers how a group's last scan went, and feeds the state with what
+// is wrong over all groups: a device is online only when all of them are
+// whole.
+func (d *device) note(g *group, err error) bool {
+	if err == nil {
+		delete(d.faulty, g)
+	} else {
+		d.faulty[g] = err
+	}
+	if err == nil {
+		for _, other := range d.faulty {
+			err = other
+			break
+		}
+	}
+	return d.state.answered(time.Now(), err)
+}
+
+// unmonitored says, for a subscription, which of the tags the server does
+// not deliver; nil if it delivers all.
+func (d *device) unmonitored() error {
+	missing, first := 0, -1
+	for i := range d.values {
+		r := &d.values[i]
+		if r.Quality != protocols.Bad {
+			continue
+		}
+		switch r.Reason {
+		case protocols.NoSuchNode, protocols.NotReadable, protocols.UnsupportedType:
+			missing++
+			if first < 0 {
+				first = i
+			}
+		}
+	}
+	if missing == 0 {
+		return nil
+	}
+	t := &d.cfg.Tags[first]
+	return &protocols.Error{Kind: protocols.KindRefused, Reason: d.values[first].Reason, Text: fmt.Sprintf(
+		"%d of %d tags cannot be monitored; the first is %s (%s): %s. Check its address and the user's rights",
+		missing, len(d.cfg.Tags), t.Name, t.Address, d.values[first].Reason)}
+}
+
+// tellState makes a change of state known, and logs it: once, here.
+func (d *device) tellState() {
+	s := d.state.cur
+	d.view.mu.Lock()
+	d.view.state = s
+	d.view.mu.Unlock()
+	if s.State == Online {
+		d.log.Info("device state", "state", s.State)
+	} else {
+		d.log.Warn("device state", "state", s.State, "reason", s.Reason)
+	}
+	d.onState(s)
+}
+
+func (d *device) publishView(took time.Duration, now time.Time) {
+	v := &d.view
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	copy(v.values, d.values)
+	copy(v.times, d.valueTime)
+	v.lastTime = now
+	if took > 0 {
+		v.lastScan = took
+	}
+}
+
+func (v *view) current() DeviceState {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.state
+}
+
+// sameDevice says whether two descriptions mean the same device: where they
+// were written does not count.
+func sameDevice(a, b *protocols.Device) bool {
+	if len(a.Tags) != len(b.Tags) {
+		return false
+	}
+	x, y := *a, *b
+	x.Tags, y.Tags = nil, nil
+	if !reflect.DeepEqual(x, y) {
+		return false
+	}
+	for i := range a.Tags {
+		s, t := a.Tags[i], b.Tags[i]
+		s.Source, t.Source = protocols.Position{}, protocols.Position{}
+		if !reflect.DeepEqual(s, t) {
+			return false
+		}
+	}
+	return true
+}

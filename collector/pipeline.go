@@ -1,0 +1,162 @@
+package collector
+
+import (
+	"math"
+
+	"millrace/protocols"
+)
+
+// pipeline is what is done to each reading of one tag, and what must be
+// remembered of it to see changes.
+type pipeline struct {
+	scale, offset float64
+	low, high     float64
+	enum          map[int64]string
+	band          protocols.Deadband
+
+	scaled   bool
+	bounded  bool
+	onChange bool // only changes go out
+	sent     bool // lastSent is valid
+	lastSent sentReading
+}
+
+// sentReading is what a change is measured against.
+type sentReading struct {
+	value   protocols.Value
+	reason  protocols.Reason
+	quality protocols.Quality
+}
+
+func newPipeline(t *protocols.Tag) pipeline {
+	p := pipeline{
+		scale: t.Scale, offset: t.Offset, scaled: t.HasScale,
+		low: math.Inf(-1), high: math.Inf(1), bounded: t.Min != nil || t.Max != nil,
+		enum: t.Enum, band: t.Deadband, onChange: t.OnChange || t.Deadband.Size > 0,
+	}
+	if t.Min != nil {
+		p.low = *t.Min
+	}
+	if t.Max != nil {
+		p.high = *t.Max
+	}
+	return p
+}
+
+// transform turns what the device said into what goes out: value × scale +
+// offset, the enumeration's text, and bad where the result is no number or
+// out of the tag's range.
+func (p *pipeline) transform(r *protocols.Reading) {
+	if r.Quality == protocols.Bad {
+		return
+	}
+	if p.scaled {
+		v, ok := p.scaleValue(r.Value)
+		if !ok {
+			r.SetBad(protocols.UnsupportedType)
+			return
+		}
+		r.Value = v
+	}
+	if !r.Value.Finite() {
+		r.SetBad(protocols.NotANumber)
+		return
+	}
+	if p.bounded && !p.within(r.Value) {
+		r.SetBad(protocols.OutOfRange)
+		return
+	}
+	if p.enum != nil {
+		text, ok := p.enumText(r.Value)
+		if !ok {
+			r.SetBad(protocols.OutOfRange)
+			return
+		}
+		r.Value = protocols.String(text)
+	}
+}
+
+func (p *pipeline) scaleValue(v protocols.Value) (protocols.Value, bool) {
+	if v.Kind() == protocols.KindArray {
+		elems := make([]protocols.Value, len(v.Elems()))
+		for i, e := range v.Elems() {
+			s, ok := p.scaleValue(e)
+			if !ok {
+				return v, false
+			}
+			elems[i] = s
+		}
+		return protocols.Array(elems), true
+	}
+	n, ok := v.Number()
+	return protocols.Float64(n*p.scale + p.offset), ok
+}
+
+func (p *pipeline) within(v protocols.Value) bool {
+	for _, e := range v.Elems() {
+		if !p.within(e) {
+			return false
+		}
+	}
+	n, ok := v.Number()
+	return !ok || n >= p.low && n <= p.high
+}
+
+// enumText returns the text for v. A number that the enumeration does not
+// have is not guessed at.
+func (p *pipeline) enumText(v protocols.Value) (string, bool) {
+	var n int64
+	switch v.Kind() {
+	case protocols.KindInt:
+		n = v.AsInt()
+	case protocols.KindUint:
+		n = int64(v.AsUint())
+		if n < 0 {
+			return "", false
+		}
+	case protocols.KindBool:
+		if v.AsBool() {
+			n = 1
+		}
+	case protocols.KindFloat32, protocols.KindFloat64:
+		f, _ := v.Number()
+		n = int64(f)
+		if float64(n) != f {
+			return "", false
+		}
+	case protocols.KindNone, protocols.KindString, protocols.KindBytes, protocols.KindTime, protocols.KindArray:
+		return "", false
+	}
+	text, ok := p.enum[n]
+	return text, ok
+}
+
+// changed says whether r differs from what was sent last by enough to go
+// out.
+func (p *pipeline) changed(r *protocols.Reading) bool {
+	last := &p.lastSent
+	if !p.sent || r.Quality != last.quality || r.Reason != last.reason {
+		return true
+	}
+	if r.Quality == protocols.Bad {
+		return false
+	}
+	if p.band.Size > 0 {
+		now, ok1 := r.Value.Number()
+		was, ok2 := last.value.Number()
+		if ok1 && ok2 {
+			band := p.band.Size
+			if p.band.Percent {
+				band = math.Abs(was) * p.band.Size / 100
+			}
+			// As in OPC UA Part 4, 7.22.2: reported when it exceeds the band.
+			return math.Abs(now-was) > band
+		}
+	}
+	return !r.Value.Equal(last.value)
+}
+
+func (p *pipeline) remember(r *protocols.Reading) {
+	p.sent = true
+	p.lastSent = sentReading{value: r.Value, reason: r.Reason, quality: r.Quality}
+}

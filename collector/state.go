@@ -1,0 +1,122 @@
+package collector
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"millrace/protocols"
+)
+
+// State is a device's connection state, derived from real answers only.
+type State string
+
+// The states of a device.
+const (
+	Online   State = "online"   // its last scans were whole
+	Degraded State = "degraded" // it answers, but some requests fail; or it has just fallen silent, or has not answered yet
+	StateOff State = "offline"  // no answer for three scans and Device.OfflineAfter
+	Disabled State = "disabled" // switched off in the configuration
+)
+
+// DeviceState is the state of one device, as it is published.
+type DeviceState struct {
+	Device string
+	State  State
+	Since  time.Time
+	Reason string // in plain words: what happened and what to check; empty when online
+}
+
+// stateMachine derives one device's state. Times come from its caller; it
+// does nothing but decide.
+type stateMachine struct {
+	cur DeviceState
+	// code tells reasons apart without their numbers and times, so that a
+	// failure that repeats with another text is not a change.
+	code     string
+	patience time.Duration // from the last answer to offline
+	// lastAnswer is when the device answered last, or when it was started.
+	lastAnswer time.Time
+	silent     bool // the last scan had no answer
+}
+
+var errNoAnswerYet = errors.New("no answer yet since the start")
+
+func newStateMachine(d *protocols.Device, now time.Time) stateMachine {
+	m := stateMachine{lastAnswer: now, silent: true, patience: d.OfflineAfter}
+	interval := d.Interval
+	for i := range d.Tags {
+		if iv := d.Tags[i].Interval; iv > 0 {
+			interval = min(interval, iv)
+		}
+	}
+	// The third scan that has no answer ends a time-out after it began.
+	m.patience = max(m.patience, 3*interval+d.Timeout)
+	m.cur = DeviceState{Device: d.ID, State: Degraded, Since: now, Reason: errNoAnswerYet.Error()}
+	if !d.Enabled {
+		m.cur.State, m.cur.Reason = Disabled, "switched off in the configuration (enabled: false)"
+	}
+	return m
+}
+
+// answered notes a scan that had an answer; err is what is wrong all the
+// same, over all of the device's groups. It says whether the state changed.
+func (m *stateMachine) answered(now time.Time, err error) bool {
+	m.lastAnswer, m.silent = now, false
+	if err == nil {
+		return m.set(now, Online, nil)
+	}
+	return m.set(now, Degraded, err)
+}
+
+// heard notes that a device which was answering did so until now, although it
+// had nothing to say.
+func (m *stateMachine) heard(now time.Time) {
+	if !m.silent {
+		m.lastAnswer = now
+	}
+}
+
+// unanswered notes a scan without an answer.
+func (m *stateMachine) unanswered(now time.Time, err error) bool {
+	m.silent = true
+	if !now.Before(m.deadline()) {
+		return m.set(now, StateOff, err)
+	}
+	return m.set(now, Degraded, err)
+}
+
+// expire makes a device that has been silent long enough offline, also when
+// no scan was due since. The reason stays.
+func (m *stateMachine) expire(now time.Time) bool {
+	if !m.silent || m.cur.State != Degraded || now.Before(m.deadline()) {
+		return false
+	}
+	m.cur.State, m.cur.Since = StateOff, now
+	return true
+}
+
+// deadline is when a silent device is offline.
+func (m *stateMachine) deadline() time.Time { return m.lastAnswer.Add(m.patience) }
+
+func (m *stateMachine) set(now time.Time, s State, err error) bool {
+	code := reasonCode(err)
+	if m.cur.State == s && m.code == code {
+		return false
+	}
+	if m.cur.State != s {
+		m.cur.Since = now
+	}
+	m.cur.State, m.code, m.cur.Reason = s, code, ""
+	if err != nil {
+		m.cur.Reason = err.Error()
+	}
+	return true
+}
+
+func reasonCode(err error) string {
+	if err == nil {
+		return ""
+	}
+	return fmt.Sprint(protocols.KindOf(err), protocols.ReasonOf(err))
+}
