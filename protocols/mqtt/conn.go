@@ -1,0 +1,216 @@
+package mqtt
+
+import (
+	"bufio"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	// writeChunk is how much is given to the socket at once. Each chunk has
+	// the write time-out to itself, so that a slow line is not taken for a
+	// dead one.
+	writeChunk = 16 << 10
+	// closeGrace is how long Close waits for what is still to be written.
+	closeGrace = 250 * time.Millisecond
+	// lastWords is how long, after a failed write, the other side may still
+	// be heard: a TLS alert says why it hung up.
+	lastWords = 200 * time.Millisecond
+)
+
+// bufferedConn stands between paho and the network connection. It is there
+// for two faults of paho 1.5:
+//
+//   - paho's Publish hands each message to a goroutine that writes it, and
+//     waits. When the peer stops reading, that goroutine hangs in Write and
+//     all of Publish with it. Here Write never blocks: it fills a buffer
+//     that a goroutine of our own empties. The in-flight window bounds it.
+//   - paho reads an acknowledgement of 4 bytes in 3 system calls and writes
+//     each packet in one of its own. Reading is buffered here, and packets
+//     that come in quick succession are written together.
+type bufferedConn struct {
+	net.Conn
+	reader  *bufio.Reader
+	hangUp  func()         // ends the connection at once, below TLS
+	timeout time.Duration  // of writing one chunk
+	wrote   *atomic.Uint64 // bytes given to the network, headers of MQTT included
+
+	closeOnce sync.Once
+	done      chan struct{} // closed by Close and Abort
+	flushed   chan struct{} // closed when the writing goroutine has ended
+	wake      chan struct{} // holds a token when there is something to write
+
+	mu      sync.Mutex
+	pending []byte
+	writing bool          // a chunk is on its way
+	idle    chan struct{} // made by Close, closed when all is written
+	failure error         // of the first write that failed
+}
+
+// newBufferedConn takes over conn. Abort hangs up by hangUp.
+func newBufferedConn(conn net.Conn, hangUp func(), timeout time.Duration, wrote *atomic.Uint64) *bufferedConn {
+	c := &bufferedConn{
+		Conn:    conn,
+		reader:  bufio.NewReaderSize(conn, 4<<10),
+		hangUp:  hangUp,
+		timeout: timeout,
+		wrote:   wrote,
+		done:    make(chan struct{}),
+		flushed: make(chan struct{}),
+		wake:    make(chan struct{}, 1),
+	}
+	go c.flush()
+	return c
+}
+
+// Read reads from the network. After a failed write its error is that one,
+// unless the other side had something to say.
+func (c *bufferedConn) Read(p []byte) (int, error) {
+	n, err := c.reader.Read(p)
+	if err == nil {
+		return n, nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil && isTimeout(err) {
+		err = c.failure
+	}
+	return n, err
+}
+
+// Write takes all of p and returns at once.
+func (c *bufferedConn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return 0, c.failure
+	}
+	select {
+	case <-c.done:
+		return 0, net.ErrClosed
+	default:
+	}
+	c.pending = append(c.pending, p...)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return len(p), nil
+}
+
+// SetWriteDeadline does nothing: writes have deadlines of their own.
+func (c *bufferedConn) SetWriteDeadline(time.Time) error { return nil }
+
+// SetDeadline sets the deadline of reading.
+func (c *bufferedConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
+
+// SetReadDeadline sets the deadline of reading, unless the connection failed.
+func (c *bufferedConn) SetReadDeadline(t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.failure != nil {
+		return nil
+	}
+	return c.Conn.SetReadDeadline(t)
+}
+
+// Close gives what is still to be written (paho's DISCONNECT) a moment and
+// then closes the connection.
+func (c *bufferedConn) Close() error {
+	select {
+	case <-c.done:
+	case <-c.drained():
+	case <-time.After(closeGrace):
+	}
+	c.Abort()
+	return nil
+}
+
+// drained returns a channel that is closed once nothing is left to write.
+func (c *bufferedConn) drained() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.idle == nil {
+		c.idle = make(chan struct{})
+		if c.failure != nil || len(c.pending) == 0 && !c.writing {
+			close(c.idle)
+		}
+	}
+	return c.idle
+}
+
+// Abort ends the connection at once and waits for the goroutine.
+func (c *bufferedConn) Abort() {
+	c.closeOnce.Do(func() {
+		close(c.done)
+		c.hangUp()
+		c.Conn.Close()
+	})
+	<-c.flushed
+}
+
+// flush writes what is pending until the connection ends.
+func (c *bufferedConn) flush() {
+	defer close(c.flushed)
+	var batch []byte
+	for {
+		select {
+		case <-c.wake:
+		case <-c.done:
+			return
+		}
+		batch = c.take(batch[:0])
+		err := c.writeAll(batch)
+		if c.settle(err) {
+			return
+		}
+	}
+}
+
+// take exchanges what is pending for an empty buffer.
+func (c *bufferedConn) take(empty []byte) []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.pending
+	c.pending, c.writing = empty, true
+	return batch
+}
+
+func (c *bufferedConn) writeAll(p []byte) error {
+	for len(p) > 0 {
+		n := min(len(p), writeChunk)
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+			return err
+		}
+		n, err := c.Conn.Write(p[:n])
+		c.wrote.Add(uint64(n))
+		if err != nil {
+			return err
+		}
+		p = p[n:]
+	}
+	return nil
+}
+
+// settle notes how a write ended, and says whether it was the last.
+func (c *bufferedConn) settle(err error) (over bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.writing = false
+	if err != nil {
+		// paho says nothing of a connection that we close; so it is its
+		// reader that has to run into the failure.
+		c.failure = err
+		_ = c.Conn.SetReadDeadline(time.Now().Add(lastWords))
+	}
+	if c.idle != nil && (err != nil || len(c.pending) == 0) {
+		select {
+		case <-c.idle:
+		default:
+			close(c.idle)
+		}
+	}
+	return err != nil
+}

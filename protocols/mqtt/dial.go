@@ -1,0 +1,84 @@
+package mqtt
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"strings"
+
+	paho "github.com/eclipse/paho.mqtt.golang"
+)
+
+// parseBroker reads a broker's URL and fills in the port, and the path of a
+// WebSocket.
+func parseBroker(text string) (*url.URL, error) {
+	u, err := url.Parse(text)
+	if err != nil {
+		// The URL may hold a password: only what is wrong with it is said.
+		var bad *url.Error
+		if errors.As(err, &bad) {
+			err = bad.Err
+		}
+		return nil, fmt.Errorf("broker is not a URL like mqtt://HOST:1883: %w", err)
+	}
+	ports := map[string]string{"mqtt": "1883", "mqtts": "8883", "ws": "80", "wss": "443"}
+	port, ok := ports[u.Scheme]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("broker has the scheme %q; use mqtt://, mqtts:// (TLS), ws:// or wss:// (WebSocket)", u.Scheme)
+	case u.Hostname() == "":
+		return nil, fmt.Errorf("broker names no host; write it as %s://HOST:%s", u.Scheme, port)
+	case u.User != nil:
+		return nil, errors.New("broker holds a user name; put it into username and password, which are not shown")
+	}
+	if u.Port() == "" {
+		u.Host = net.JoinHostPort(u.Hostname(), port)
+	}
+	switch {
+	case isWebSocket(u):
+		if u.Path == "" {
+			u.Path = "/mqtt" // where brokers have it unless told otherwise
+		}
+	case u.Path != "" && u.Path != "/":
+		return nil, fmt.Errorf("broker has the path %q, which only ws:// and wss:// can have", u.Path)
+	}
+	return u, nil
+}
+
+func isSecure(u *url.URL) bool { return u.Scheme == "mqtts" || u.Scheme == "wss" }
+
+func isWebSocket(u *url.URL) bool { return strings.HasPrefix(u.Scheme, "ws") }
+
+// dial opens the network connection, TLS included.
+func (u *Uplink) dial(ctx context.Context, secure *tls.Config) (*bufferedConn, error) {
+	ctx, cancel := context.WithTimeout(ctx, u.o.ConnectTimeout)
+	defer cancel()
+	if isWebSocket(u.broker) {
+		// paho's WebSocket takes no context: it ends with its time-out.
+		conn, err := paho.NewWebsocket(u.broker.String(), secure, u.o.ConnectTimeout, nil, nil)
+		if err != nil {
+			return nil, err
+		}
+		return newBufferedConn(conn, func() {}, u.o.AckTimeout, &u.wrote), nil
+	}
+	var dialer net.Dialer
+	socket, err := dialer.DialContext(ctx, "tcp", u.broker.Host)
+	if err != nil {
+		return nil, err
+	}
+	// Closing TLS says goodbye first, which takes up to 5 s on a stalled
+	// line: hanging up goes below it.
+	hangUp := func() { socket.Close() }
+	if secure == nil {
+		return newBufferedConn(socket, hangUp, u.o.AckTimeout, &u.wrote), nil
+	}
+	conn := tls.Client(socket, secure)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		socket.Close()
+		return nil, err
+	}
+	return newBufferedConn(conn, hangUp, u.o.AckTimeout, &u.wrote), nil
+}

@@ -1,0 +1,184 @@
+package mqtt
+
+import (
+	"encoding/base64"
+	"math"
+	"strconv"
+	"time"
+	"unicode/utf8"
+
+	"millrace/protocols"
+)
+
+// Functions that append JSON. They do not allocate, as long as dst has room.
+
+const hexDigits = "0123456789abcdef"
+
+// appendString appends s as a JSON string. Bytes that are not UTF-8 become
+// U+FFFD, one for each, as in encoding/json; other than there, '<', '>' and
+// '&' stay as they are: the receiver is no HTML page.
+func appendString(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= ' ' && c != '"' && c != '\\' {
+				i++
+				continue
+			}
+			dst = append(dst, s[start:i]...)
+			dst = appendEscape(dst, c)
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 {
+			dst = append(dst, s[start:i]...)
+			dst = append(dst, "\ufffd"...)
+			start = i + size
+		}
+		i += size
+	}
+	dst = append(dst, s[start:]...)
+	return append(dst, '"')
+}
+
+func appendEscape(dst []byte, c byte) []byte {
+	switch c {
+	case '"', '\\':
+		return append(dst, '\\', c)
+	case '\n':
+		return append(dst, '\\', 'n')
+	case '\r':
+		return append(dst, '\\', 'r')
+	case '\t':
+		return append(dst, '\\', 't')
+	}
+	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
+}
+
+// maxExact is the bound below which a float64 times 1000 is an integer of at
+// most 15 digits.
+const maxExact = 1e12
+
+// appendFloat appends f with the fewest digits that give the same float64
+// (bits 64) or float32 (bits 32) when read back, in the notation of
+// encoding/json: 21, 21.5, 1e-7. f must be finite.
+func appendFloat(dst []byte, f float64, bits int) []byte {
+	if f == 0 && math.Signbit(f) {
+		return append(dst, '-', '0')
+	}
+	if bits == 64 && f > -maxExact && f < maxExact {
+		// Most values of the field have at most three decimals. k/1000 is
+		// rounded correctly, so if it gives f, its digits read back as f;
+		// and no other number of at most 15 digits does.
+		if k := math.RoundToEven(f * 1000); k/1000 == f {
+			return appendThousandths(dst, int64(k))
+		}
+	}
+	format := byte('f')
+	if a := math.Abs(f); a != 0 {
+		if bits == 64 && (a < 1e-6 || a >= 1e21) || bits == 32 && (float32(a) < 1e-6 || float32(a) >= 1e21) {
+			format = 'e'
+		}
+	}
+	dst = strconv.AppendFloat(dst, f, format, -1, bits)
+	if n := len(dst); format == 'e' && n >= 4 && dst[n-4] == 'e' && (dst[n-3] == '-' || dst[n-3] == '+') && dst[n-2] == '0' {
+		dst[n-2] = dst[n-1] // e-09 becomes e-9
+		dst = dst[:n-1]
+	}
+	return dst
+}
+
+// appendThousandths appends k/1000 without trailing zeros.
+func appendThousandths(dst []byte, k int64) []byte {
+	if k < 0 {
+		dst = append(dst, '-')
+		k = -k
+	}
+	dst = strconv.AppendInt(dst, k/1000, 10)
+	frac := k % 1000
+	if frac == 0 {
+		return dst
+	}
+	dst = append(dst, '.', byte('0'+frac/100))
+	if frac %= 100; frac != 0 {
+		dst = append(dst, byte('0'+frac/10))
+		if frac %= 10; frac != 0 {
+			dst = append(dst, byte('0'+frac))
+		}
+	}
+	return dst
+}
+
+// appendMillis appends a time in nanoseconds since 1970 as milliseconds,
+// with decimals only where it is finer than that.
+func appendMillis(dst []byte, nanos int64) []byte {
+	u := uint64(nanos)
+	if nanos < 0 {
+		dst = append(dst, '-')
+		u = -u
+	}
+	dst = strconv.AppendUint(dst, u/1e6, 10)
+	frac := u % 1e6
+	if frac == 0 {
+		return dst
+	}
+	dst = append(dst, '.')
+	for unit := uint64(1e5); frac != 0; unit /= 10 {
+		dst = append(dst, byte('0'+frac/unit))
+		frac %= unit
+	}
+	return dst
+}
+
+// appendBase64 appends the bytes of s as a JSON string in standard base64.
+// It goes by pieces, because turning the whole of s into a slice allocates.
+func appendBase64(dst []byte, s string) []byte {
+	dst = append(dst, '"')
+	var piece [48]byte // a multiple of 3: padding only at the end
+	for len(s) > 0 {
+		n := copy(piece[:], s)
+		dst = base64.StdEncoding.AppendEncode(dst, piece[:n])
+		s = s[n:]
+	}
+	return append(dst, '"')
+}
+
+// appendValue appends v. A float must be finite. No value at all, which only
+// an element of an array may be, is null.
+func appendValue(dst []byte, v protocols.Value) []byte {
+	switch v.Kind() {
+	case protocols.KindUint:
+		return strconv.AppendUint(dst, v.AsUint(), 10)
+	case protocols.KindInt:
+		return strconv.AppendInt(dst, v.AsInt(), 10)
+	case protocols.KindFloat64:
+		return appendFloat(dst, v.AsFloat64(), 64)
+	case protocols.KindFloat32:
+		return appendFloat(dst, float64(v.AsFloat32()), 32)
+	case protocols.KindBool:
+		return strconv.AppendBool(dst, v.AsBool())
+	case protocols.KindString:
+		return appendString(dst, v.AsString())
+	case protocols.KindBytes:
+		return appendBase64(dst, v.AsString())
+	case protocols.KindTime:
+		dst = append(dst, '"')
+		dst = v.AsTime().AppendFormat(dst, time.RFC3339Nano)
+		return append(dst, '"')
+	case protocols.KindArray:
+		dst = append(dst, '[')
+		for i, e := range v.Elems() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = appendValue(dst, e)
+		}
+		return append(dst, ']')
+	case protocols.KindNone:
+	}
+	return append(dst, "null"...)
+}

@@ -1,0 +1,404 @@
+package mqtt
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/protocols"
+)
+
+// Record is one batch as the buffer holds it.
+type Record struct {
+	Stream   string // the run of the agent that it was made in
+	Seq      uint64 // its number in the stream
+	Time     int64  // when the device's answer arrived, in Unix milliseconds
+	Schema   uint64 // the ID of the schema that Data refers to
+	Readings int    // how many readings are in it
+	Data     []byte // the batch, as protocols.EncodeBatch writes it
+}
+
+// Gap tells of batches that will never come.
+type Gap struct {
+	Stream         string
+	From, To       uint64 // the first and the last of their numbers
+	Readings       uint64 // how many readings were in them
+	Reason         string // a stable code, such as buffer_full
+	Oldest, Newest int64  // times of the first and the last, in Unix milliseconds
+}
+
+// ReasonDamaged is the reason of the gap notice that is sent in place of a
+// record that cannot be decoded.
+const ReasonDamaged = "damaged"
+
+// DeviceState is the state of a device's connection.
+type DeviceState struct {
+	Device string
+	State  string // online, degraded, offline or disabled
+	Since  time.Time
+	Reason string // in words for people; may be empty
+}
+
+// Defaults of Options.
+const (
+	// DefaultMaxInflight hides a round trip of 50 ms at 1,000 messages/s.
+	DefaultMaxInflight = 64
+	// DefaultMaxInflightBytes bounds what is sent again after a lost session.
+	DefaultMaxInflightBytes = 1 << 20
+	// DefaultConnectTimeout is enough for TLS over a slow mobile line.
+	DefaultConnectTimeout = 10 * time.Second
+	// DefaultAckTimeout, with the keep-alive, finds a half-open connection
+	// in less than 30 s.
+	DefaultAckTimeout = 20 * time.Second
+	// DefaultKeepAlive is how long a line is idle before it is tried; paho
+	// takes up to a quarter longer, and waits pingTimeout for the answer.
+	DefaultKeepAlive = 10 * time.Second
+)
+
+// Options say where an uplink leads, and how it is used.
+type Options struct {
+	Name     string // for messages to people
+	Broker   string // URL: mqtt, mqtts, ws or wss; without user and password
+	ClientID string // default: Gateway
+	Username string // empty: none
+	Password string // appears in no error and no log
+	TLS      TLS    // for mqtts and wss
+
+	Topic   string // the first level or levels of all topics
+	Group   string
+	Gateway string
+	Version string // of the agent, for the status message
+
+	MaxInflight      int           // messages sent and not acknowledged; default DefaultMaxInflight
+	MaxInflightBytes int           // bytes of them, passed by one message at most; default DefaultMaxInflightBytes
+	ConnectTimeout   time.Duration // of a whole attempt; default DefaultConnectTimeout
+	AckTimeout       time.Duration // without any acknowledgement while some are due; default DefaultAckTimeout
+	KeepAlive        time.Duration // whole seconds; default DefaultKeepAlive
+
+	// Schema returns the schema with an ID. A record whose schema it does
+	// not know is announced as a gap.
+	Schema func(id uint64) (*protocols.Schema, error)
+	// Status adds fields to the status message of every new session; may be
+	// nil.
+	Status func() map[string]any
+	Now    func() time.Time // wall clock; default time.Now
+	Log    *slog.Logger     // default: none
+}
+
+func (o *Options) setDefaults() {
+	if o.ClientID == "" {
+		o.ClientID = o.Gateway
+	}
+	if o.MaxInflight <= 0 {
+		o.MaxInflight = DefaultMaxInflight
+	}
+	if o.MaxInflightBytes <= 0 {
+		o.MaxInflightBytes = DefaultMaxInflightBytes
+	}
+	if o.ConnectTimeout <= 0 {
+		o.ConnectTimeout = DefaultConnectTimeout
+	}
+	if o.AckTimeout <= 0 {
+		o.AckTimeout = DefaultAckTimeout
+	}
+	if o.KeepAlive <= 0 {
+		o.KeepAlive = DefaultKeepAlive
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		o.Log = slog.New(slog.DiscardHandler)
+	}
+}
+
+func (o *Options) check() error {
+	if o.Schema == nil {
+		return errors.New("no Schema function is given")
+	}
+	if o.Topic == "" || strings.HasPrefix(o.Topic, "$") || strings.ContainsAny(o.Topic, "+#\x00") {
+		return fmt.Errorf("topic %q must be one or more levels like millrace or plant/line, without + and #, and not begin with $", o.Topic)
+	}
+	for _, level := range []struct{ name, text string }{{"group", o.Group}, {"gateway id", o.Gateway}} {
+		if level.text == "" || strings.ContainsAny(level.text, "/+#\x00") {
+			return fmt.Errorf("%s %q must be one level of a topic: not empty, without / + and #", level.name, level.text)
+		}
+	}
+	return nil
+}
+
+// Uplink is the way to one broker. Connect and Disconnect are called by one
+// goroutine; everything else may be called by any.
+type Uplink struct {
+	o        Options
+	broker   *url.URL
+	format   format
+	retained *retained
+	messages sync.Pool // of *message; their bodies are used again once acknowledged
+	running  sync.WaitGroup
+	wrote    atomic.Uint64
+	counts   counters
+
+	mu         sync.Mutex
+	current    *session // nil: Connect was not called, or Disconnect was
+	connected  bool
+	since      time.Time
+	lastError  string
+	lastErrAt  time.Time
+	shortLived int // sessions in a row that ended soon
+}
+
+// counters are counted up by whoever does the work.
+type counters struct {
+	sent, acked, gaps, damaged, sessions atomic.Uint64
+}
+
+// New makes the uplink that o describes. It connects to nothing, but reads
+// the files of TLS, to find mistakes in them. Its error names the key of the
+// configuration that is wrong.
+func New(o Options) (*Uplink, error) {
+	o.setDefaults()
+	wrap := func(err error) error { return fmt.Errorf("uplink %s: %w", o.Name, err) }
+	if err := o.check(); err != nil {
+		return nil, wrap(err)
+	}
+	broker, err := parseBroker(o.Broker)
+	if err != nil {
+		return nil, wrap(err)
+	}
+	if isSecure(broker) {
+		if _, err := o.TLS.Config(broker.Hostname()); err != nil {
+			return nil, wrap(err)
+		}
+	} else if o.TLS != (TLS{}) {
+		return nil, wrap(fmt.Errorf("tls is set, but %s:// is not encrypted; write %ss://", broker.Scheme, broker.Scheme))
+	}
+	u := &Uplink{o: o, broker: broker, retained: newRetained()}
+	u.format = newJSONFormat(&u.o)
+	u.messages.New = func() any { return new(message) }
+	return u, nil
+}
+
+// Connect starts a session, ending the one before if there still is one.
+// The session publishes that the gateway is online and all device states.
+//
+// For every token handed to Send or SendGap in this session, acked is called
+// once the broker has acknowledged it, in the order in which they were
+// handed over and never beyond one that is not acknowledged. It is called by
+// one goroutine and must not wait. lost is closed when the session has
+// ended, for whatever reason, after the last call of acked.
+//
+// An error is a *LinkError, unless ctx ended.
+func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-chan struct{}, err error) {
+	u.release()
+	s, err := u.open(ctx, acked)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		err = u.refused(err)
+		u.noteError(err.Error())
+		return nil, err
+	}
+	u.counts.sessions.Add(1)
+	u.mu.Lock()
+	u.current, u.connected, u.since = s, true, u.o.Now()
+	u.mu.Unlock()
+	u.running.Go(s.run)
+	return s.lost, nil
+}
+
+// release lets go of the current session without waiting for its end.
+func (u *Uplink) release() *session {
+	u.mu.Lock()
+	s := u.current
+	u.current = nil
+	u.mu.Unlock()
+	if s != nil {
+		s.fail(errStopped)
+	}
+	return s
+}
+
+// Send hands over a batch. It waits while the in-flight window is full. A
+// record that cannot be decoded is announced as a gap with ReasonDamaged
+// instead, under the same token. Send keeps nothing of r.
+//
+// After an error (the session has ended, or ctx did) the batch was not
+// taken, and acked will not be called for it.
+func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
+	s, err := u.enter(ctx)
+	if err != nil {
+		return err
+	}
+	m := u.message(kindBatch, token)
+	m.topic, m.body, err = u.format.record(m.body[:0], r)
+	if err != nil {
+		u.noteDamaged(r, err)
+		m.kind = kindGap
+		m.topic, m.body = u.format.gap(m.body[:0], Gap{
+			Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
+			Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,
+		})
+	}
+	return s.submit(m)
+}
+
+// SendGap hands over a gap notice, in order with the batches.
+func (u *Uplink) SendGap(ctx context.Context, token uint64, g Gap) error {
+	s, err := u.enter(ctx)
+	if err != nil {
+		return err
+	}
+	m := u.message(kindGap, token)
+	m.topic, m.body = u.format.gap(m.body[:0], g)
+	return s.submit(m)
+}
+
+// enter takes a place in the window of the current session.
+func (u *Uplink) enter(ctx context.Context) (*session, error) {
+	u.mu.Lock()
+	s := u.current
+	u.mu.Unlock()
+	if s == nil {
+		return nil, fmt.Errorf("uplink %s: %w", u.o.Name, errNotConnected)
+	}
+	if err := s.window.enter(ctx, s.done); err != nil {
+		return nil, fmt.Errorf("uplink %s: %w", u.o.Name, err)
+	}
+	return s, nil
+}
+
+// message returns one to be filled; its body may have room.
+func (u *Uplink) message(kind messageKind, token uint64) *message {
+	m := u.messages.Get().(*message)
+	m.kind, m.token = kind, token
+	return m
+}
+
+// Disconnect ends the session, if there is one, and returns when all that
+// belonged to it (and to those before) has ended. If the session is alive,
+// what was handed over is still given up to farewellTime to be acknowledged,
+// and the retained status says that the gateway has stopped; if it is not,
+// the broker publishes the last will.
+func (u *Uplink) Disconnect() {
+	u.mu.Lock()
+	s := u.current
+	u.mu.Unlock()
+	if s != nil {
+		s.farewell()
+		u.release()
+	}
+	u.running.Wait()
+}
+
+// SetState makes s what the device's retained topic holds: at once when
+// connected, and again in every new session. It never waits.
+func (u *Uplink) SetState(s DeviceState) {
+	m := u.format.state(s)
+	u.setRetained(m.topic, m.body)
+}
+
+// RemoveDevice clears the retained state of a device, now or in the next
+// session. It never waits.
+func (u *Uplink) RemoveDevice(id string) {
+	u.setRetained(u.format.stateTopic(id), nil)
+}
+
+func (u *Uplink) setRetained(topic string, body []byte) {
+	u.retained.set(topic, body)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.current != nil {
+		u.current.wake()
+	}
+}
+
+// Stats is how an uplink is doing.
+type Stats struct {
+	Connected     bool
+	Since         time.Time // Connected is as it is since then; zero: since the start
+	Broker        string    // its URL
+	LastError     string    // why the last session ended, or could not be had; in words for people
+	LastErrorTime time.Time
+	Sessions      uint64 // how many there have been
+	Sent          uint64 // batches, repeats included
+	Acked         uint64 // batches
+	Gaps          uint64 // gap notices acknowledged
+	Damaged       uint64 // records that could not be decoded
+	Bytes         uint64 // written to the broker, headers of MQTT included, those of TLS not
+	Inflight      int    // messages sent and not acknowledged
+	InflightBytes int
+}
+
+// Stats returns how u is doing.
+func (u *Uplink) Stats() Stats {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	s := Stats{
+		Connected: u.connected, Since: u.since, Broker: u.broker.String(),
+		LastError: u.lastError, LastErrorTime: u.lastErrAt,
+		Sessions: u.counts.sessions.Load(),
+		Sent:     u.counts.sent.Load(), Acked: u.counts.acked.Load(), Gaps: u.counts.gaps.Load(),
+		Damaged: u.counts.damaged.Load(), Bytes: u.wrote.Load(),
+	}
+	if u.connected && u.current != nil {
+		s.Inflight, s.InflightBytes = u.current.window.load()
+	}
+	return s
+}
+
+func (u *Uplink) noteError(text string) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.lastError, u.lastErrAt = text, u.o.Now()
+}
+
+// noteDamaged counts a record that cannot be decoded, and logs the first and
+// then ever fewer of them.
+func (u *Uplink) noteDamaged(r Record, err error) {
+	n := u.counts.damaged.Add(1)
+	if n&(n-1) == 0 {
+		u.o.Log.Error("a batch cannot be decoded and is announced as a gap", "uplink", u.o.Name, "stream", r.Stream, "seq", r.Seq, "damaged_so_far", n, "error", err)
+	}
+}
+
+const (
+	// soon is how early a session must end to be suspicious.
+	soon = 10 * time.Second
+	// suspicious is how many such sessions in a row are.
+	suspicious = 3
+)
+
+// noteEnd takes down why s ended. Two gateways with one client id throw each
+// other out all the time, and nothing in MQTT 3.1.1 says so.
+func (u *Uplink) noteEnd(s *session) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	now := u.o.Now()
+	if u.current == s || u.current == nil {
+		u.connected, u.since = false, now
+	}
+	if errors.Is(s.cause, errStopped) {
+		return
+	}
+	text := u.lostWords(s.cause)
+	if time.Since(s.started) < soon {
+		u.shortLived++
+	} else {
+		u.shortLived = 0
+	}
+	if u.shortLived >= suspicious {
+		text += fmt.Sprintf("; it happens soon after every connect: check that no other program uses the client id %q (client_id)", u.o.ClientID)
+	}
+	if text != u.lastError {
+		u.o.Log.Warn("the session with the broker ended", "uplink", u.o.Name, "error", text)
+	}
+	u.lastError, u.lastErrAt = text, now
+}
