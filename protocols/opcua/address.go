@@ -68,7 +68,8 @@ func parseAddress(s string) (address, error) {
 	if err != nil {
 		return a, err
 	}
-	return a, a.setIdentifier(id)
+	err = a.setIdentifier(id)
+	return a, err
 }
 
 // identifierMark returns where in s the semicolon before the identifier is, or -1.

@@ -57,7 +57,7 @@ func (b *bus) Stats() Stats {
 
 // Connect makes a session, after closing the one there was.
 func (b *bus) Connect(ctx context.Context) error {
-	if err := b.Close(); err != nil {
+	if err := b.Close(); err != nil { //nolint:contextcheck // closing is bounded by itself, and must not be cut short
 		return err
 	}
 	if b.conf.security.policy != policyNone {

@@ -104,8 +104,7 @@ func (c *channel) because(err error) error {
 	for {
 		select {
 		case e := <-c.errs:
-			var said *uacp.Error
-			if errors.As(e, &said) {
+			if said, ok := errors.AsType[*uacp.Error](e); ok {
 				return said
 			}
 		default:

@@ -3,6 +3,8 @@ package opcua_test
 import (
 	"context"
 	"fmt"
+	"os"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -14,9 +16,16 @@ import (
 	"millrace/protocols/opcua/opcuatest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if dir, err := peerDir(); err == nil {
+			_ = os.RemoveAll(dir)
+		}
+		os.Exit(code)
+	}))
+}
 
-// device returns a device that subscribes the given addresses, named t0, t1 …
+// device returns a device that subscribes the given addresses, named t0, t1 and so on.
 func device(endpoint string, addresses ...string) *protocols.Device {
 	d := &protocols.Device{
 		ID: "plc", Driver: "opcua", Endpoint: endpoint, Enabled: true,
@@ -37,61 +46,61 @@ func allTags(d *protocols.Device) []int {
 	return tags
 }
 
-func newServer(t testing.TB, o opcuatest.Options) *opcuatest.Server {
-	t.Helper()
+func newServer(tb testing.TB, o opcuatest.Options) *opcuatest.Server {
+	tb.Helper()
 	s, err := opcuatest.NewServer(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
 // open returns a bus that is closed at the test's end, and not yet connected.
-func open(t testing.TB, drv *opcua.Driver, d *protocols.Device) protocols.Subscriber {
-	t.Helper()
+func open(tb testing.TB, drv *opcua.Driver, d *protocols.Device) protocols.Subscriber {
+	tb.Helper()
 	if found := drv.Check(d); len(found) > 0 {
-		t.Fatalf("Check: %v", found)
+		tb.Fatalf("Check: %v", found)
 	}
 	b, err := drv.Open([]*protocols.Device{d})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.Close() })
+	tb.Cleanup(func() { _ = b.Close() })
 	return b.(protocols.Subscriber)
 }
 
-func connect(t testing.TB, b protocols.Bus) {
-	t.Helper()
+func connect(tb testing.TB, b protocols.Bus) {
+	tb.Helper()
 	if err := b.Connect(context.Background()); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 }
 
-func driver(t testing.TB) *opcua.Driver {
-	t.Helper()
-	return opcua.New(opcua.Options{PKIDir: t.TempDir(), ApplicationName: "gw-test"})
+func driver(tb testing.TB) *opcua.Driver {
+	tb.Helper()
+	return opcua.New(opcua.Options{PKIDir: tb.TempDir(), ApplicationName: "gw-test"})
 }
 
 // read polls all tags of d once.
-func read(t testing.TB, b protocols.Bus, d *protocols.Device) ([]protocols.Reading, protocols.ScanResult) {
-	t.Helper()
+func read(tb testing.TB, b protocols.Bus, d *protocols.Device) ([]protocols.Reading, protocols.ScanResult) {
+	tb.Helper()
 	s, err := b.Plan(d, allTags(d))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	out := make([]protocols.Reading, len(d.Tags))
 	return out, s.Read(context.Background(), out)
 }
 
 // next waits for a report.
-func next(t testing.TB, b protocols.Subscriber, within time.Duration) protocols.Report {
-	t.Helper()
+func next(tb testing.TB, b protocols.Subscriber, within time.Duration) protocols.Report {
+	tb.Helper()
 	select {
 	case r := <-b.Reports():
 		return r
 	case <-time.After(within):
-		t.Fatalf("no report within %s", within)
+		tb.Fatalf("no report within %s", within)
 		panic("unreachable")
 	}
 }
@@ -158,9 +167,9 @@ func show(r protocols.Reading) string {
 func showValue(v protocols.Value) string {
 	switch v.Kind() {
 	case protocols.KindBool:
-		return fmt.Sprint(v.AsBool())
+		return strconv.FormatBool(v.AsBool())
 	case protocols.KindInt:
-		return fmt.Sprint(v.AsInt())
+		return strconv.FormatInt(v.AsInt(), 10)
 	case protocols.KindUint:
 		return fmt.Sprintf("%du", v.AsUint())
 	case protocols.KindFloat32:

@@ -17,8 +17,7 @@ import (
 // explain turns what went wrong into an error of the driver's contract.
 // doing is what was tried, such as "connecting".
 func (b *bus) explain(doing string, err error) *protocols.Error {
-	var known *protocols.Error
-	if errors.As(err, &known) {
+	if known, ok := errors.AsType[*protocols.Error](err); ok {
 		return known
 	}
 	kind, reason, text := b.classify(err)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -227,10 +228,10 @@ func (p *publisher) order(ctx context.Context, sub *subscription, n uint32, m *m
 
 // following is the number after n; 0 is left out (Part 4, 7.25).
 func following(n uint32) uint32 {
-	if n++; n == 0 {
+	if n == math.MaxUint32 {
 		return 1
 	}
-	return n
+	return n + 1
 }
 
 // deliverAhead gives up on the messages before those that wait.
@@ -331,7 +332,8 @@ func split(list []protocols.Reading) [][]protocols.Reading {
 	var parts [][]protocols.Reading
 	nth := 0
 	for i := range list {
-		if nth++; i == 0 || list[i].Tag != list[i-1].Tag {
+		nth++
+		if i == 0 || list[i].Tag != list[i-1].Tag {
 			nth = 0
 		}
 		if nth == len(parts) {

@@ -154,8 +154,10 @@ func (s *scan) take(p *progress, n int, dv *ua.DataValue) {
 		if dv != nil && isBad(dv.Status) {
 			text = s.bus.driver.symbols.statusText(dv.Status)
 		}
-		p.res.Err = &protocols.Error{Kind: protocols.KindRefused, Reason: r.Reason,
-			Text: fmt.Sprintf("%s: %s cannot be read: %s", s.bus.conf.url.Host, nodeIDText(s.nodes[n].NodeID), text)}
+		p.res.Err = &protocols.Error{
+			Kind: protocols.KindRefused, Reason: r.Reason,
+			Text: fmt.Sprintf("%s: %s cannot be read: %s", s.bus.conf.url.Host, nodeIDText(s.nodes[n].NodeID), text),
+		}
 	}
 }
 

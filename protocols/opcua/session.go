@@ -86,7 +86,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		err = s.readLimits(ctx)
 	}
 	if err != nil {
-		s.close()
+		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
 		return nil, err
 	}
 	return s, nil

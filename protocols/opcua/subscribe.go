@@ -53,7 +53,7 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 		return err
 	}
 	if b.session.pub == nil {
-		b.session.pub = newPublisher(b, b.session)
+		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
 	}
 	for _, interval := range intervals(d, tags) {
 		sub := &subscription{dev: d, next: 1, ahead: make(map[uint32]*message)}
@@ -123,10 +123,8 @@ func (p *publisher) create(ctx context.Context, sub *subscription, interval time
 // that an answer may take.
 func silenceLimit(res *ua.CreateSubscriptionResponse, interval, timeout time.Duration) time.Duration {
 	every := time.Duration(res.RevisedPublishingInterval * float64(time.Millisecond))
-	if every < interval {
-		every = interval
-	}
-	return 3*max(1, time.Duration(res.RevisedMaxKeepAliveCount))*every + timeout
+	intervals := 3 * max(1, int64(res.RevisedMaxKeepAliveCount))
+	return time.Duration(intervals*int64(max(every, interval))) + timeout
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }

@@ -95,7 +95,7 @@ func NewServer(o Options) (*Server, error) {
 	s := &Server{
 		o: o, ln: ln, space: sp, cancel: cancel,
 		conns: make(map[*net.TCPConn]struct{}), sessions: make(map[uint32]*session),
-		lastID: rand.Uint32N(1 << 30), //nolint:gosec // ids that differ after a restart, as the standard wants; no secret
+		lastID: rand.Uint32N(1 << 30), // ids that differ after a restart, as the standard wants
 	}
 	s.wg.Go(func() { s.accept(ctx) })
 	return s, nil

@@ -98,7 +98,8 @@ func (sp *space) set(nodeID string, value any, now time.Time) (*node, error) {
 	}
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n, n.update(value, now)
+	err = n.update(value, now)
+	return n, err
 }
 
 // current returns the node's value, which nobody changes any more.

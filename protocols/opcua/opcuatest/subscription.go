@@ -133,7 +133,8 @@ func (s *session) collect() []publishResponse {
 			continue
 		}
 		data := sub.drain()
-		if sub.idle++; len(data) == 0 && sub.idle < sub.keepAlive && sub.seq > 1 {
+		sub.idle++
+		if len(data) == 0 && sub.idle < sub.keepAlive && sub.seq > 1 {
 			sub.due = now.Add(sub.interval)
 			continue
 		}
