@@ -1,0 +1,88 @@
+package mqtttest
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+
+	server "github.com/mochi-mqtt/server/v2"
+	"github.com/mochi-mqtt/server/v2/listeners"
+	"github.com/mochi-mqtt/server/v2/packets"
+)
+
+// Embedded is a broker inside this process. It lets everybody in.
+type Embedded struct {
+	server *server.Server
+	addr   string
+}
+
+// letIn lets everybody in. (mochi has the like, in a package that needs a
+// YAML library.)
+type letIn struct{ server.HookBase }
+
+// ID names the hook.
+func (*letIn) ID() string { return "let-in" }
+
+// Provides says which of the methods are here.
+func (*letIn) Provides(event byte) bool {
+	return event == server.OnConnectAuthenticate || event == server.OnACLCheck
+}
+
+// OnConnectAuthenticate lets every client connect.
+func (*letIn) OnConnectAuthenticate(*server.Client, packets.Packet) bool { return true }
+
+// OnACLCheck lets every client publish and subscribe.
+func (*letIn) OnACLCheck(*server.Client, string, bool) bool { return true }
+
+// StartEmbedded starts a broker on the TCP address addr (host:port, port 0
+// for a free one). With webSocket it speaks MQTT over WebSocket instead.
+func StartEmbedded(addr string, webSocket bool, log *slog.Logger) (*Embedded, error) {
+	var listen net.ListenConfig
+	l, err := listen.Listen(context.Background(), "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	// The loopback is fast: what a slow subscriber has not taken is dropped
+	// by mochi beyond this many messages.
+	capabilities := server.NewDefaultServerCapabilities()
+	capabilities.MaximumClientWritesPending = 64 << 10
+	s := server.New(&server.Options{Logger: log, Capabilities: capabilities})
+	if err := s.AddHook(new(letIn), nil); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	e := &Embedded{server: s, addr: l.Addr().String()}
+	var entry listeners.Listener = listeners.NewNet("tcp", l)
+	if webSocket {
+		l.Close() // mochi's WebSocket opens its own
+		entry = listeners.NewWebsocket(listeners.Config{ID: "ws", Type: "ws", Address: e.addr})
+	}
+	if err := s.AddListener(entry); err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	if err := s.Serve(); err != nil {
+		return nil, fmt.Errorf("embedded broker: %w", err)
+	}
+	return e, nil
+}
+
+// Addr returns the broker's host:port.
+func (e *Embedded) Addr() string { return e.addr }
+
+// Clients returns how many clients are connected.
+func (e *Embedded) Clients() int {
+	n := 0
+	for _, c := range e.server.Clients.GetAll() {
+		if !c.Closed() {
+			n++
+		}
+	}
+	return n
+}
+
+// Close stops the broker and ends all connections.
+func (e *Embedded) Close() error { return e.server.Close() }
