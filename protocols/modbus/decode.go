@@ -1,0 +1,232 @@
+package modbus
+
+import (
+	"encoding/binary"
+	"math"
+	"math/bits"
+	"unicode/utf8"
+
+	"millrace/protocols"
+)
+
+// How the orders of package protocols are meant here. An order has two
+// parts. The first applies to every register that is read: in BADC and DCBA
+// its two bytes are swapped, so for 16-bit numbers, bits, strings and bytes
+// as well. The second applies to numbers of more than one register: in CDAB
+// and DCBA the low register comes first. Strings and bytes always begin at
+// the first register.
+
+// field is one tag in the read plan: where it is and how it is decoded.
+type field struct {
+	table  table
+	addr   uint16
+	bit    uint8 // the first one, in a register
+	scalar scalar
+	order  protocols.Order
+	form   notation
+	span   int // registers or bits that it fills
+	size   int // bytes of each string or bytes element
+	count  int // elements of an array; 0: not an array
+	out    int // index into the readings of the scan
+}
+
+func newField(a address, dt dataType, order protocols.Order) field {
+	f := field{
+		table: a.table, addr: a.number, form: a.form,
+		scalar: dt.scalar, order: order, size: dt.size, count: dt.count,
+	}
+	n := max(dt.count, 1)
+	switch {
+	case a.table.bits():
+		f.span = n
+	case dt.scalar == typeBool:
+		f.bit = uint8(max(a.bit, 0)) //nolint:gosec // 0 to 15
+		f.span = (int(f.bit) + n + 15) / 16
+	default:
+		f.span = n * dt.registers()
+	}
+	return f
+}
+
+// end is the address behind f's last one.
+func (f *field) end() int { return int(f.addr) + f.span }
+
+// decode fills the readings of fields from the answer to a request that
+// began at address first. data holds every address that the fields need: the
+// transport has checked its length.
+func decode(fields []field, first uint16, data []byte, out []protocols.Reading) {
+	for i := range fields {
+		f := &fields[i]
+		r := &out[f.out]
+		if f.scalar == typeUint16 && f.count == 0 { // what most tags are
+			raw := binary.BigEndian.Uint16(data[2*int(f.addr-first):])
+			r.SetGood(protocols.Uint(uint64(ordered16(raw, f.order))))
+			continue
+		}
+		if v, ok := f.value(data, int(f.addr-first)); ok {
+			r.SetGood(v)
+		} else {
+			r.SetBad(protocols.Malformed)
+		}
+	}
+}
+
+// value decodes f, which begins at address at of data. It is false for a
+// value that breaks its encoding.
+func (f *field) value(data []byte, at int) (protocols.Value, bool) {
+	if f.count == 0 {
+		return f.element(data, at, 0)
+	}
+	list := make([]protocols.Value, f.count)
+	for i := range list {
+		v, ok := f.element(data, at, i)
+		if !ok {
+			return protocols.Value{}, false
+		}
+		list[i] = v
+	}
+	return protocols.Array(list), true
+}
+
+// element decodes the i-th element of f.
+func (f *field) element(data []byte, at, i int) (protocols.Value, bool) {
+	if f.scalar == typeBool {
+		return protocols.Bool(f.bitAt(data, at, i)), true
+	}
+	if f.scalar == typeString || f.scalar == typeBytes {
+		data = data[2*(at+i*((f.size+1)/2)):]
+		return f.text(data)
+	}
+	data = data[2*(at+i*scalarTypes[f.scalar].registers):]
+	switch f.scalar {
+	case typeInt16:
+		return protocols.Int(int64(int16(f.word(data)))), true //nolint:gosec // reinterpreted
+	case typeUint16:
+		return protocols.Uint(uint64(f.word(data))), true
+	case typeBCD16:
+		return fromBCD(uint32(f.word(data)))
+	case typeInt32:
+		return protocols.Int(int64(int32(f.long(data)))), true //nolint:gosec // reinterpreted
+	case typeUint32:
+		return protocols.Uint(uint64(f.long(data))), true
+	case typeFloat32:
+		return protocols.Float32(math.Float32frombits(f.long(data))), true
+	case typeBCD32:
+		return fromBCD(f.long(data))
+	case typeInt64:
+		return protocols.Int(int64(f.quad(data))), true //nolint:gosec // reinterpreted
+	case typeUint64:
+		return protocols.Uint(f.quad(data)), true
+	case typeFloat64:
+		return protocols.Float64(math.Float64frombits(f.quad(data))), true
+	case typeBool, typeString, typeBytes: // above
+	}
+	return protocols.Value{}, false
+}
+
+func (f *field) word(data []byte) uint16 {
+	return ordered16(binary.BigEndian.Uint16(data), f.order)
+}
+
+func (f *field) long(data []byte) uint32 {
+	return ordered32(binary.BigEndian.Uint32(data), f.order)
+}
+
+func (f *field) quad(data []byte) uint64 {
+	return ordered64(binary.BigEndian.Uint64(data), f.order)
+}
+
+func ordered16(u uint16, o protocols.Order) uint16 {
+	if o == protocols.BADC || o == protocols.DCBA {
+		return bits.ReverseBytes16(u)
+	}
+	return u
+}
+
+func ordered32(u uint32, o protocols.Order) uint32 {
+	switch o {
+	case protocols.ABCD:
+	case protocols.CDAB:
+		return bits.RotateLeft32(u, 16)
+	case protocols.BADC:
+		return bits.RotateLeft32(bits.ReverseBytes32(u), 16)
+	case protocols.DCBA:
+		return bits.ReverseBytes32(u)
+	}
+	return u
+}
+
+func ordered64(u uint64, o protocols.Order) uint64 {
+	switch o {
+	case protocols.ABCD:
+	case protocols.CDAB:
+		return swapWords(u)
+	case protocols.BADC:
+		return swapWords(bits.ReverseBytes64(u))
+	case protocols.DCBA:
+		return bits.ReverseBytes64(u)
+	}
+	return u
+}
+
+// swapWords reverses the four 16-bit words of u.
+func swapWords(u uint64) uint64 {
+	u = bits.RotateLeft64(u, 32)
+	return u>>16&0x0000ffff_0000ffff | u<<16&0xffff0000_ffff0000
+}
+
+// bitAt returns the i-th bit of f: of a bit table, lowest bit of the first
+// byte first (Specification 6.1), or counted upwards from the bit in the
+// register, on into the registers behind it.
+func (f *field) bitAt(data []byte, at, i int) bool {
+	if f.table.bits() {
+		n := at + i
+		return data[n/8]>>(n%8)&1 != 0
+	}
+	n := int(f.bit) + i
+	return f.word(data[2*(at+n/16):])>>(n%16)&1 != 0
+}
+
+// fromBCD reads binary coded decimals; a digit beyond 9 is malformed.
+func fromBCD(raw uint32) (protocols.Value, bool) {
+	var n uint64
+	for shift := 28; shift >= 0; shift -= 4 {
+		digit := raw >> shift & 0xf
+		if digit > 9 {
+			return protocols.Value{}, false
+		}
+		n = 10*n + uint64(digit)
+	}
+	return protocols.Uint(n), true
+}
+
+// text decodes a string or bytes. A string ends at the first NUL and its
+// trailing spaces are cut; one that is not UTF-8 is malformed.
+func (f *field) text(data []byte) (protocols.Value, bool) {
+	raw := data[:f.size]
+	if f.order == protocols.BADC || f.order == protocols.DCBA {
+		swapped := make([]byte, (f.size+1)/2*2)
+		for i := 0; i < len(swapped); i += 2 {
+			swapped[i], swapped[i+1] = data[i+1], data[i]
+		}
+		raw = swapped[:f.size]
+	}
+	if f.scalar == typeBytes {
+		return protocols.Bytes(raw), true
+	}
+	end := len(raw)
+	for i, c := range raw {
+		if c == 0 {
+			end = i
+			break
+		}
+	}
+	for end > 0 && raw[end-1] == ' ' {
+		end--
+	}
+	raw = raw[:end]
+	if !utf8.Valid(raw) {
+		return protocols.Value{}, false
+	}
+	return protocols.String(string(raw)), true
+}

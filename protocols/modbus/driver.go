@@ -1,0 +1,144 @@
+package modbus
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"millrace/protocols"
+)
+
+// Options are what a Driver gets from outside. The zero value is fit for
+// use.
+type Options struct {
+	// Log gets what is worth knowing when looking into a device; errors are
+	// returned, not logged. Nil: nothing is logged.
+	Log *slog.Logger
+	// Now is the wall clock; nil: time.Now.
+	Now func() time.Time
+	// Dial makes the connections; nil: TCP with keep-alive.
+	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Driver is the Modbus driver. It implements protocols.Driver and
+// protocols.Planner.
+type Driver struct {
+	log  *slog.Logger
+	now  func() time.Time
+	dial dialFunc
+}
+
+// New returns a Driver.
+func New(o Options) *Driver {
+	d := &Driver{log: o.Log, now: o.Now, dial: o.Dial}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
+	}
+	if d.now == nil {
+		d.now = time.Now
+	}
+	if d.dial == nil {
+		// A PLC that lost its power says nothing: without probes, the
+		// connection would look alive until the next request.
+		dialer := &net.Dialer{KeepAliveConfig: net.KeepAliveConfig{
+			Enable: true, Idle: 15 * time.Second, Interval: 5 * time.Second, Count: 3,
+		}}
+		d.dial = dialer.DialContext
+	}
+	return d
+}
+
+// Check implements protocols.Driver.
+func (*Driver) Check(d *protocols.Device) []*protocols.FieldError {
+	var all []*protocols.FieldError
+	if _, err := parseEndpoint(d.Endpoint); err != nil {
+		all = append(all, &protocols.FieldError{Tag: -1, Field: "endpoint", Text: err.Error()})
+	}
+	lim := limitsOf(d)
+	for i := range d.Tags {
+		if _, err := parseTag(&d.Tags[i], lim); err != nil {
+			err.Tag = i
+			all = append(all, err)
+		}
+	}
+	return all
+}
+
+// BusKey implements protocols.Driver: devices share a connection if their
+// endpoints have the same host and port.
+func (*Driver) BusKey(d *protocols.Device) string {
+	addr, err := parseEndpoint(d.Endpoint)
+	if err != nil {
+		return d.Endpoint
+	}
+	return "tcp://" + addr
+}
+
+// Open implements protocols.Driver. The error is a *protocols.Error: there
+// are no devices, or their endpoint is wrong.
+func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
+	if len(devices) == 0 {
+		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "modbus: a bus without devices"}
+	}
+	addr, err := parseEndpoint(devices[0].Endpoint)
+	if err != nil {
+		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "endpoint: " + err.Error(), Err: err}
+	}
+	b := &bus{
+		endpoint:  "tcp://" + addr,
+		transport: newTCPTransport(dr.dial, addr),
+		now:       dr.now,
+		log:       dr.log,
+	}
+	for _, d := range devices {
+		b.timeout = max(b.timeout, cmp.Or(d.Timeout, defaultTimeout))
+	}
+	return b, nil
+}
+
+// Requests implements protocols.Planner. Tags with mistakes, which Check
+// reports, are left out.
+func (*Driver) Requests(d *protocols.Device, tags []int) []protocols.Request {
+	lim := limitsOf(d)
+	fields := make([]field, 0, len(tags))
+	for _, i := range tags {
+		if f, err := parseTag(&d.Tags[i], lim); err == nil {
+			fields = append(fields, f)
+		}
+	}
+	requests := merge(fields, lim)
+	list := make([]protocols.Request, len(requests))
+	for i, r := range requests {
+		list[i] = r.describe()
+	}
+	return list
+}
+
+// plan returns the requests that read the given tags of d. The error is a
+// *protocols.Error that names every mistake.
+func plan(d *protocols.Device, tags []int) ([]*request, error) {
+	lim := limitsOf(d)
+	fields := make([]field, 0, len(tags))
+	var mistakes []error
+	for out, i := range tags {
+		f, err := parseTag(&d.Tags[i], lim)
+		if err != nil {
+			err.Tag = i
+			mistakes = append(mistakes, fmt.Errorf("tag %s: %w", d.Tags[i].Name, err))
+			continue
+		}
+		f.out = out
+		fields = append(fields, f)
+	}
+	if err := errors.Join(mistakes...); err != nil {
+		return nil, &protocols.Error{
+			Kind: protocols.KindBadAddress, Reason: protocols.IllegalAddress, Err: err,
+			Text: "device " + d.ID + ": " + err.Error(),
+		}
+	}
+	return merge(fields, lim), nil
+}
