@@ -51,7 +51,7 @@ type address struct {
 }
 
 // tableNames are the words for the tables, the usual ones first.
-var tableNames = [...]struct { //nolint:gochecknoglobals // a constant table
+var tableNames = [...]struct {
 	name  string
 	table table
 }{
@@ -97,7 +97,7 @@ func parseNamed(name, rest string) (address, error) {
 	if n >= addresses {
 		return address{}, fmt.Errorf("%s:%s is out of range: addresses go from 0 to %d", t, number, addresses-1)
 	}
-	return address{table: t, number: uint16(n), bit: bit}, nil //nolint:gosec // checked above
+	return address{table: t, number: uint16(n), bit: bit}, nil
 }
 
 func parseTable(name string) (table, error) {
@@ -153,7 +153,7 @@ func parseModicon(s string) (address, error) {
 	case n > addresses:
 		return address{}, fmt.Errorf("%q is out of range: the last one is %c%d", s, digits[0], addresses)
 	}
-	a.number = uint16(n - 1) //nolint:gosec // 1 to 65536
+	a.number = uint16(n - 1)
 	a.bit = -1
 	if hasBit {
 		a.bit, err = parseBit(a.table, bitText)
@@ -179,7 +179,7 @@ func parseBit(t table, s string) (int8, error) {
 	if err != nil || n > 15 {
 		return 0, fmt.Errorf("bit %q is not a number from 0 to 15 (0 is the lowest bit)", s)
 	}
-	return int8(n), nil //nolint:gosec // 0 to 15
+	return int8(n), nil
 }
 
 // parseDigits is strconv.ParseUint without its signs and underscores.

@@ -27,6 +27,7 @@ type field struct {
 	span   int // registers or bits that it fills
 	size   int // bytes of each string or bytes element
 	count  int // elements of an array; 0: not an array
+	stride int // registers from one element to the next
 	out    int // index into the readings of the scan
 }
 
@@ -40,10 +41,11 @@ func newField(a address, dt dataType, order protocols.Order) field {
 	case a.table.bits():
 		f.span = n
 	case dt.scalar == typeBool:
-		f.bit = uint8(max(a.bit, 0)) //nolint:gosec // 0 to 15
+		f.bit = uint8(max(a.bit, 0))
 		f.span = (int(f.bit) + n + 15) / 16
 	default:
-		f.span = n * dt.registers()
+		f.stride = dt.registers()
+		f.span = n * f.stride
 	}
 	return f
 }
@@ -58,70 +60,73 @@ func decode(fields []field, first uint16, data []byte, out []protocols.Reading) 
 	for i := range fields {
 		f := &fields[i]
 		r := &out[f.out]
-		if f.scalar == typeUint16 && f.count == 0 { // what most tags are
-			raw := binary.BigEndian.Uint16(data[2*int(f.addr-first):])
-			r.SetGood(protocols.Uint(uint64(ordered16(raw, f.order))))
+		at := int(f.addr - first)
+		var ok bool
+		switch {
+		case f.count > 0:
+			ok = f.array(&r.Value, data, at)
+		case f.scalar == typeBool:
+			r.Value, ok = protocols.Bool(f.bitAt(data, at, 0)), true
+		default:
+			ok = f.element(&r.Value, data[2*at:])
+		}
+		if !ok {
+			r.SetBad(protocols.Malformed)
 			continue
 		}
-		if v, ok := f.value(data, int(f.addr-first)); ok {
-			r.SetGood(v)
-		} else {
-			r.SetBad(protocols.Malformed)
-		}
+		r.Quality, r.Reason = protocols.Good, ""
 	}
 }
 
-// value decodes f, which begins at address at of data. It is false for a
-// value that breaks its encoding.
-func (f *field) value(data []byte, at int) (protocols.Value, bool) {
-	if f.count == 0 {
-		return f.element(data, at, 0)
-	}
+// array decodes the elements of f, which begins at address at of data, to v.
+// It is false if one of them breaks its encoding.
+func (f *field) array(v *protocols.Value, data []byte, at int) bool {
 	list := make([]protocols.Value, f.count)
 	for i := range list {
-		v, ok := f.element(data, at, i)
-		if !ok {
-			return protocols.Value{}, false
+		if f.scalar == typeBool {
+			list[i] = protocols.Bool(f.bitAt(data, at, i))
+		} else if !f.element(&list[i], data[2*(at+i*f.stride):]) {
+			return false
 		}
-		list[i] = v
 	}
-	return protocols.Array(list), true
+	*v = protocols.Array(list)
+	return true
 }
 
-// element decodes the i-th element of f.
-func (f *field) element(data []byte, at, i int) (protocols.Value, bool) {
-	if f.scalar == typeBool {
-		return protocols.Bool(f.bitAt(data, at, i)), true
-	}
-	if f.scalar == typeString || f.scalar == typeBytes {
-		data = data[2*(at+i*((f.size+1)/2)):]
-		return f.text(data)
-	}
-	data = data[2*(at+i*scalarTypes[f.scalar].registers):]
+// element decodes one value of any type but bool, with which data begins, to
+// v. It is false if that breaks its encoding. It writes through a pointer
+// because a Value is large: this is done for every reading there is.
+func (f *field) element(v *protocols.Value, data []byte) (ok bool) {
 	switch f.scalar {
-	case typeInt16:
-		return protocols.Int(int64(int16(f.word(data)))), true //nolint:gosec // reinterpreted
 	case typeUint16:
-		return protocols.Uint(uint64(f.word(data))), true
-	case typeBCD16:
-		return fromBCD(uint32(f.word(data)))
+		*v = protocols.Uint(uint64(f.word(data)))
+	case typeInt16:
+		*v = protocols.Int(int64(int16(f.word(data))))
 	case typeInt32:
-		return protocols.Int(int64(int32(f.long(data)))), true //nolint:gosec // reinterpreted
+		*v = protocols.Int(int64(int32(f.long(data))))
 	case typeUint32:
-		return protocols.Uint(uint64(f.long(data))), true
+		*v = protocols.Uint(uint64(f.long(data)))
 	case typeFloat32:
-		return protocols.Float32(math.Float32frombits(f.long(data))), true
-	case typeBCD32:
-		return fromBCD(f.long(data))
+		*v = protocols.Float32(math.Float32frombits(f.long(data)))
 	case typeInt64:
-		return protocols.Int(int64(f.quad(data))), true //nolint:gosec // reinterpreted
+		*v = protocols.Int(int64(f.quad(data)))
 	case typeUint64:
-		return protocols.Uint(f.quad(data)), true
+		*v = protocols.Uint(f.quad(data))
 	case typeFloat64:
-		return protocols.Float64(math.Float64frombits(f.quad(data))), true
-	case typeBool, typeString, typeBytes: // above
+		*v = protocols.Float64(math.Float64frombits(f.quad(data)))
+	case typeBCD16:
+		*v, ok = fromBCD(uint32(f.word(data)))
+		return ok
+	case typeBCD32:
+		*v, ok = fromBCD(f.long(data))
+		return ok
+	case typeString, typeBytes:
+		*v, ok = f.text(data)
+		return ok
+	case typeBool: // bitAt
+		return false
 	}
-	return protocols.Value{}, false
+	return true
 }
 
 func (f *field) word(data []byte) uint16 {

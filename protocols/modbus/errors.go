@@ -58,16 +58,15 @@ func explain(code byte) exception {
 // failure puts into words that r did not go through, and types it.
 func (s *scan) failure(r *request, err error) *protocols.Error {
 	asked := fmt.Sprintf("%s, unit %d: asked for %s (function %d): ", s.bus.endpoint, s.unit, r, r.table.function())
-	var refused *gomodbus.ModbusError
-	if errors.As(err, &refused) {
+	if refused, ok := errors.AsType[*gomodbus.ModbusError](err); ok {
 		e := explain(refused.ExceptionCode)
 		return &protocols.Error{
 			Kind: protocols.KindRefused, Reason: e.reason, Err: err,
 			Text: fmt.Sprintf("%sthe answer was exception %d (%s): %s", asked, refused.ExceptionCode, e.what, e.hint),
 		}
 	}
-	var wire *wireError
-	if !errors.As(err, &wire) { // goburrow's own complaints; checkAnswer is before them
+	wire, ok := errors.AsType[*wireError](err)
+	if !ok { // goburrow's own complaints; checkAnswer is before them
 		wire = &wireError{kind: protocols.KindMalformed, what: err.Error(), err: errMalformed}
 	}
 	e := &protocols.Error{Kind: wire.kind, Err: err}

@@ -151,7 +151,7 @@ func (p *pass) read(r *request) {
 
 // send makes the request.
 func (p *pass) send(r *request) ([]byte, error) {
-	n := uint16(r.count) //nolint:gosec // at most 2000
+	n := uint16(r.count)
 	switch r.table {
 	case input:
 		return p.client.ReadInputRegisters(r.addr, n)
@@ -244,8 +244,7 @@ func (p *pass) note(e *protocols.Error) {
 
 // exceptionCode returns the code of the exception that err is, or 0.
 func exceptionCode(err error) byte {
-	var e *gomodbus.ModbusError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*gomodbus.ModbusError](err); ok {
 		return e.ExceptionCode
 	}
 	return 0

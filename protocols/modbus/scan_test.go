@@ -2,7 +2,7 @@ package modbus
 
 import (
 	"context"
-	"fmt"
+	"strconv"
 	"testing"
 	"time"
 
@@ -11,13 +11,13 @@ import (
 )
 
 // startServer returns a server on a free port that ends with the test.
-func startServer(t testing.TB) *modbustest.Server {
-	t.Helper()
+func startServer(tb testing.TB) *modbustest.Server {
+	tb.Helper()
 	s := modbustest.NewServer()
 	if err := s.Listen(""); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = s.Close() })
+	tb.Cleanup(func() { _ = s.Close() })
 	return s
 }
 
@@ -34,19 +34,19 @@ func newDevice(addr string, tags ...string) *protocols.Device {
 }
 
 // openScan connects to the device and plans a scan of all its tags.
-func openScan(t testing.TB, d *protocols.Device) (protocols.Bus, *scan) {
-	t.Helper()
+func openScan(tb testing.TB, d *protocols.Device) (protocols.Bus, *scan) {
+	tb.Helper()
 	b, err := New(Options{}).Open([]*protocols.Device{d})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() { _ = b.Close() })
-	if err := b.Connect(t.Context()); err != nil {
-		t.Fatal(err)
+	tb.Cleanup(func() { _ = b.Close() })
+	if err := b.Connect(tb.Context()); err != nil {
+		tb.Fatal(err)
 	}
 	s, err := b.Plan(d, allTags(d))
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b, s.(*scan)
 }
@@ -75,11 +75,11 @@ func text(r protocols.Reading) string {
 	v := r.Value
 	switch v.Kind() {
 	case protocols.KindBool:
-		return fmt.Sprint(v.AsBool())
+		return strconv.FormatBool(v.AsBool())
 	case protocols.KindInt:
-		return fmt.Sprint(v.AsInt())
+		return strconv.FormatInt(v.AsInt(), 10)
 	case protocols.KindUint:
-		return fmt.Sprint(v.AsUint())
+		return strconv.FormatUint(v.AsUint(), 10)
 	default:
 		return v.AsString()
 	}

@@ -43,11 +43,11 @@ func (e *wireError) Error() string { return e.what }
 func (e *wireError) Unwrap() error { return e.err }
 
 var (
-	errNotConnected = &wireError{ //nolint:gochecknoglobals // a sentinel
+	errNotConnected = &wireError{
 		kind: protocols.KindNotConnected, what: "there is no connection",
 		hint: "it is made again by itself",
 	}
-	errStopped = &wireError{ //nolint:gochecknoglobals // a sentinel
+	errStopped = &wireError{
 		kind: protocols.KindTimeout, what: "the scan was ended before the answer",
 		hint: "nothing to check, unless the agent was not stopping",
 	}
@@ -80,10 +80,11 @@ type tcpTransport struct {
 	addr string
 	conn net.Conn // nil: not connected
 
-	timeout time.Duration // of one request
-	release func() bool   // ends the watch over the scan's context
+	timeout   time.Duration // of one request
+	release   func() bool   // ends the watch over the scan's context
+	interrupt func()        // calls stop for the connection
 	// stopped says that the scan's context has ended; interrupted then gets
-	// one element when interrupt is through.
+	// one element when stop is through.
 	stopped     atomic.Bool
 	interrupted chan struct{}
 
@@ -114,6 +115,7 @@ func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error
 		return err
 	}
 	t.conn = conn
+	t.interrupt = func() { t.stop(conn) }
 	t.head, t.tail, t.headStale, t.drain = 0, 0, false, false
 	t.lost, t.lostCount, t.strangers = nil, 0, 0
 	return nil
@@ -133,13 +135,12 @@ func (t *tcpTransport) begin(ctx context.Context, timeout time.Duration) error {
 		return errNotConnected
 	}
 	t.timeout = timeout
-	conn := t.conn
-	t.release = context.AfterFunc(ctx, func() { t.interrupt(conn) })
+	t.release = context.AfterFunc(ctx, t.interrupt)
 	return nil
 }
 
-// interrupt ends the request that waits for its answer. It runs beside it.
-func (t *tcpTransport) interrupt(conn net.Conn) {
+// stop ends the request that waits for its answer. It runs beside it.
+func (t *tcpTransport) stop(conn net.Conn) {
 	t.stopped.Store(true)
 	_ = conn.SetDeadline(time.Unix(1, 0)) // fails only if conn is closed
 	t.interrupted <- struct{}{}
@@ -184,7 +185,7 @@ func (t *tcpTransport) Send(adu []byte) ([]byte, error) {
 	return answer, checkAnswer(adu, answer)
 }
 
-// setDeadline must come before the look at stopped: interrupt does the same
+// setDeadline must come before the look at stopped: stop does the same
 // in the other order, so one of the two is seen.
 func (t *tcpTransport) setDeadline(d time.Duration) error {
 	if err := t.conn.SetDeadline(time.Now().Add(d)); err != nil {
@@ -320,7 +321,7 @@ func (t *tcpTransport) checkHeader() error {
 }
 
 // errMalformed marks the wireErrors of answers that break the protocol.
-var errMalformed = errors.New("malformed answer") //nolint:gochecknoglobals // a sentinel
+var errMalformed = errors.New("malformed answer")
 
 // takeIn reads what arrived since the time-out: it cannot be the answer to a
 // request that is not sent yet, whatever its id.

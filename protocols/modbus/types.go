@@ -27,7 +27,7 @@ const (
 
 // scalarTypes are the names of the types and the registers they fill; 0: as
 // many as it says.
-var scalarTypes = [...]struct { //nolint:gochecknoglobals // a constant table
+var scalarTypes = [...]struct {
 	name      string
 	registers int
 }{
@@ -47,7 +47,7 @@ var scalarTypes = [...]struct { //nolint:gochecknoglobals // a constant table
 }
 
 // otherNames are what people write who come from elsewhere.
-var otherNames = map[string]string{ //nolint:gochecknoglobals // a constant table
+var otherNames = map[string]string{
 	"float":   "float32 or float64",
 	"real":    "float32",
 	"single":  "float32",
@@ -124,7 +124,7 @@ func parseType(s string) (dataType, error) {
 	}
 	for i, e := range scalarTypes {
 		if e.name == name {
-			t.scalar = scalar(i) //nolint:gosec // 13 types
+			t.scalar = scalar(i)
 			return t, checkSize(t, sized)
 		}
 	}
@@ -150,7 +150,7 @@ func parseCount(s, closing string) (int, error) {
 	if err != nil || !found || tail != "" || n == 0 || n > addresses {
 		return 0, errors.New("not a length")
 	}
-	return int(n), nil //nolint:gosec // at most 65536
+	return int(n), nil
 }
 
 func unknownType(name string) error {

@@ -94,7 +94,7 @@ func encodeNumber(typ string, v protocols.Value) ([]byte, error) {
 		size, _ := strconv.Atoi(typ[3:])
 		limit := int64(1)<<(size-1) - 1
 		if n := v.AsInt(); v.Kind() == protocols.KindInt && n <= limit && n >= -limit-1 {
-			return bigEndian(uint64(n), size/8), nil //nolint:gosec // two's complement
+			return bigEndian(uint64(n), size/8), nil
 		}
 	case "uint16", "uint32", "uint64":
 		size, _ := strconv.Atoi(typ[4:])

@@ -74,7 +74,7 @@ func Every(n uint64, f Fault) Plan {
 // order of requests is.
 func Random(seed uint64, probability float64, faults ...Fault) Plan {
 	var mu sync.Mutex
-	rng := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // not for secrets
+	rng := rand.New(rand.NewPCG(seed, seed))
 	return func(uint64, Request) Fault {
 		mu.Lock()
 		defer mu.Unlock()

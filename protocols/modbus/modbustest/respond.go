@@ -49,7 +49,7 @@ func (u *Unit) respond(now time.Time, frame []byte, r Request, exception uint8, 
 	} else {
 		out[8] = byte(n)
 	}
-	binary.BigEndian.PutUint16(out[4:], uint16(3+n)) //nolint:gosec // at most 253
+	binary.BigEndian.PutUint16(out[4:], uint16(3+n))
 	return 9 + n
 }
 

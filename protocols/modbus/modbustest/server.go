@@ -44,7 +44,7 @@ func (u *Unit) SetFaults(p Plan) {
 // Limit makes requests for more than n registers fail with exception 3, as
 // with devices that cannot give 125 at once; 0: no such limit.
 func (u *Unit) Limit(n int) {
-	u.limit.Store(int32(min(max(n, 0), maxRegisters))) //nolint:gosec // at most 125
+	u.limit.Store(int32(min(max(n, 0), maxRegisters)))
 }
 
 // Requests is how many requests u got.
@@ -340,8 +340,8 @@ func distort(f Fault, answer []byte) []byte {
 	}
 	if n := min(f.Fewer, len(answer)-9); n > 0 {
 		answer = answer[:len(answer)-n]
-		binary.BigEndian.PutUint16(answer[4:], uint16(len(answer)-6)) //nolint:gosec // at most 260
-		answer[8] -= uint8(n)                                         //nolint:gosec // at most 250
+		binary.BigEndian.PutUint16(answer[4:], uint16(len(answer)-6))
+		answer[8] -= uint8(n)
 	}
 	return answer[:len(answer)-min(f.Cut, len(answer))]
 }

@@ -34,7 +34,7 @@ func Vectors() []Vector {
 func inOrders(typ string, v protocols.Value, registers ...[]uint16) []Vector {
 	all := make([]Vector, len(registers))
 	for i, r := range registers {
-		all[i] = Vector{Type: typ, Order: protocols.Order(i), Registers: r, Value: v} //nolint:gosec // four orders
+		all[i] = Vector{Type: typ, Order: protocols.Order(i), Registers: r, Value: v}
 	}
 	return all
 }
