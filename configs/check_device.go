@@ -1,0 +1,206 @@
+package configs
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+
+	"millrace/protocols"
+)
+
+// checkDevices completes the devices and checks what concerns several keys,
+// several devices, or their drivers.
+func (l *loader) checkDevices(d *draft) {
+	ids := map[string]protocols.Position{}
+	for _, dev := range d.devices {
+		l.unique(ids, "device id", dev.ID, dev.node.get("id"))
+		l.checkSecurity(dev)
+		dev.OPCUA.Trust = l.trustDir(dev)
+		l.checkTags(dev)
+		l.checkWithDriver(dev)
+	}
+	l.checkUnits(d.devices)
+}
+
+func (l *loader) trustDir(dev *deviceDraft) string {
+	if dev.OPCUA.Trust == "" {
+		return ""
+	}
+	return l.abs(dev.OPCUA.Trust)
+}
+
+// checkSecurity completes the security of an OPC UA device.
+func (l *loader) checkSecurity(dev *deviceDraft) {
+	n := dev.node.get("security")
+	if n == nil || n.kind != mapNode || dev.Driver != opcuaDriver || dev.security.policy == "" {
+		return
+	}
+	policy, mode := dev.security.policy, dev.security.mode
+	switch {
+	case policy == "None" && mode == "":
+		mode = "None"
+	case policy == "None" && mode != "None":
+		l.problem(n.at("mode"), "mode: policy None neither signs nor encrypts: write policy: Basic256Sha256, or remove mode")
+	case policy != "None" && mode == "":
+		mode = "SignAndEncrypt"
+	case policy != "None" && mode == "None":
+		l.problem(n.at("mode"), "mode: policy %s signs at the least: write SignAndEncrypt or Sign, or policy: None", policy)
+	}
+	dev.OPCUA.SecurityPolicy, dev.OPCUA.SecurityMode = policy, mode
+	dev.OPCUA.Username, dev.OPCUA.Password = dev.auth.username, dev.auth.password
+	if policy == "None" && dev.auth.username != "" {
+		l.problem(dev.node.at("auth"), "auth: with security policy None the password would go over the network in clear: write security: {policy: Basic256Sha256}, or remove auth")
+	}
+}
+
+// checkTags completes the tags of a device and checks what concerns several
+// columns or rows.
+func (l *loader) checkTags(dev *deviceDraft) {
+	first := make(map[string]int, len(dev.Tags))
+	for i := range dev.Tags {
+		t := &dev.Tags[i]
+		if t.Order == orderNotGiven {
+			t.Order = dev.Modbus.Order
+		}
+		if t.Interval == 0 {
+			t.Interval = dev.Interval
+		}
+		if t.Min != nil && t.Max != nil && *t.Min > *t.Max {
+			l.tagProblem(dev, i, "max", "max: it is less than min: exchange the two")
+		}
+		if t.Name == "" {
+			continue
+		}
+		if j, ok := first[t.Name]; ok {
+			l.tagProblem(dev, i, "name", fmt.Sprintf("name: the tag %s is there already, in %s: give this one another name",
+				l.showTag(dev, i), line(dev.Tags[j].Source)))
+			continue
+		}
+		first[t.Name] = i
+	}
+}
+
+// showTag returns a tag's name as it may be shown.
+func (l *loader) showTag(dev *deviceDraft, i int) string {
+	if dev.tagNodes != nil {
+		if n := dev.tagNodes[i].get("name"); n != nil {
+			return n.show()
+		}
+	}
+	return l.redact(fmt.Sprintf("%q", dev.Tags[i].Name), nil)
+}
+
+// tagProblem reports a problem of one column of a tag.
+func (l *loader) tagProblem(dev *deviceDraft, i int, column, text string) {
+	if dev.badTags == nil {
+		dev.badTags = map[int]bool{}
+	}
+	dev.badTags[i] = true
+	pos := dev.Tags[i].Source
+	if dev.tagNodes != nil {
+		pos = dev.tagNodes[i].at(column)
+	} else {
+		pos.Name = column
+		text = withoutName(text, column)
+	}
+	l.problem(pos, "%s", text)
+}
+
+// withoutName cuts the column's name off a message whose position has it.
+func withoutName(text, column string) string {
+	if n := len(column) + 2; len(text) > n && text[:n] == column+": " {
+		return text[n:]
+	}
+	return text
+}
+
+// checkWithDriver asks the device's driver.
+func (l *loader) checkWithDriver(dev *deviceDraft) {
+	n := dev.node.get("driver")
+	if dev.Driver == "" || n == nil {
+		return
+	}
+	driver, ok := l.drivers[dev.Driver]
+	if !ok {
+		names := slices.Sorted(maps.Keys(l.drivers))
+		suggestion := didYouMean(n.raw, names)
+		if n.referred() || suggestion == "" {
+			suggestion = "; there are: " + oneOfAll(names)
+		}
+		l.problem(n.pos, "driver: there is no driver %s%s", n.show(), suggestion)
+		return
+	}
+	for _, fe := range driver.Check(&dev.Device) {
+		l.fieldError(dev, fe)
+	}
+}
+
+func oneOfAll(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return oneOf(names)
+}
+
+// fieldError reports what a driver found, where nothing was found before:
+// a driver cannot know that a value is empty because it was refused.
+func (l *loader) fieldError(dev *deviceDraft, fe *protocols.FieldError) {
+	if fe.Tag >= 0 && fe.Tag < len(dev.Tags) {
+		if dev.badTags[fe.Tag] {
+			return
+		}
+		var n *node
+		if dev.tagNodes != nil {
+			n = dev.tagNodes[fe.Tag].get(fe.Field)
+		}
+		l.tagProblem(dev, fe.Tag, fe.Field, fe.Field+": "+l.redact(fe.Text, n))
+		return
+	}
+	n := dev.node.get(fe.Field)
+	pos := dev.node.at(fe.Field)
+	has := slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Pos == pos })
+	if has || n != nil && n.bad {
+		return
+	}
+	l.problem(pos, "%s: %s", fe.Field, l.redact(fe.Text, n))
+}
+
+// checkUnits refuses two Modbus devices that would ask the same unit at the
+// same endpoint: their answers could not be told apart, and one of the two
+// is a copy whose unit was forgotten.
+func (l *loader) checkUnits(devices []*deviceDraft) {
+	type unit struct {
+		bus  string
+		unit uint8
+	}
+	first := map[unit]*deviceDraft{}
+	for _, dev := range devices {
+		driver, ok := l.drivers[dev.Driver]
+		if !ok || dev.Driver != modbusDriver || !dev.Enabled || dev.Endpoint == "" {
+			continue
+		}
+		if n := dev.node.get("unit"); n != nil && n.bad {
+			continue
+		}
+		u := unit{driver.BusKey(&dev.Device), dev.Modbus.Unit}
+		other, ok := first[u]
+		if !ok {
+			first[u] = dev
+			continue
+		}
+		pos := dev.node.at("unit")
+		if dev.node.get("unit") == nil {
+			pos = dev.node.at("endpoint")
+		}
+		l.problem(pos, "this device has the same endpoint and unit as %s (line %d): give it its own unit, or put the tags into one device",
+			showID(other), other.node.pos.Line)
+	}
+}
+
+// showID returns a device's id as it may be shown.
+func showID(dev *deviceDraft) string {
+	if n := dev.node.get("id"); n != nil {
+		return n.show()
+	}
+	return "the device"
+}

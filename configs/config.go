@@ -1,0 +1,95 @@
+package configs
+
+import (
+	"log/slog"
+	"time"
+
+	"millrace/protocols"
+)
+
+// Config is a configuration that has been checked: all defaults are filled
+// in, all references resolved, all paths absolute. It is not changed once
+// loaded.
+type Config struct {
+	Path string // of the YAML file, as it was given
+	Dir  string // absolute; what relative paths in the file are relative to
+
+	Gateway Gateway
+	Buffer  Buffer
+	Uplinks []Uplink
+	Console Console
+	Devices []*protocols.Device // disabled ones too
+}
+
+// Gateway says who this agent is.
+type Gateway struct {
+	ID     string            // 1 to 64 of A-Z a-z 0-9 - _ .
+	Group  string            // the namespace on the platform
+	Labels map[string]string // go out with the connectivity data
+}
+
+// Buffer says where batches wait for the uplinks, and how many may.
+type Buffer struct {
+	Path    string        // a directory; absolute
+	MaxSize int64         // bytes, of all its files
+	MaxAge  time.Duration // 0: no limit
+	// CommitInterval is how much can be lost to a power cut, at most; 0: a
+	// batch is on disk before it is sent.
+	CommitInterval time.Duration
+}
+
+// Uplink is one MQTT destination.
+type Uplink struct {
+	Name     string
+	Broker   string // scheme://host:port and, for ws and wss, the path; the port is always there
+	ClientID string
+	Username string // empty: none
+	Password Secret
+	TLS      TLS
+	Format   string // json
+	Topic    string // the first level or levels of all topics
+	// MaxInflight is how many messages may wait for their acknowledgement.
+	MaxInflight int
+	CatchUp     string // in_order
+}
+
+// TLS says how an uplink's broker is known, and how we are known to it. All
+// fields may be empty: then the system's authorities decide, and we show no
+// certificate.
+type TLS struct {
+	CA         string // PEM file of the authorities that may sign the broker's certificate; absolute
+	Cert       string // PEM file of our certificate; absolute
+	Key        string // PEM file of its key; absolute
+	ServerName string // what the broker's certificate must be made out to, if it is not the broker's host
+	// Digest changes with the contents of the three files, so that a reload
+	// notices a renewed certificate under an old name.
+	Digest string
+}
+
+// Console is the web console.
+type Console struct {
+	Listen string // host:port; empty: there is none
+}
+
+// Secret is a text that is not shown: printing, logging or marshalling it
+// gives a placeholder. Convert it to a string where it is used.
+type Secret string
+
+const hiddenSecret = "(hidden)"
+
+// String returns a placeholder.
+func (s Secret) String() string {
+	if s == "" {
+		return ""
+	}
+	return hiddenSecret
+}
+
+// GoString returns a placeholder.
+func (s Secret) GoString() string { return `"` + s.String() + `"` }
+
+// LogValue returns a placeholder.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(s.String()) }
+
+// MarshalText returns a placeholder.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(s.String()), nil }

@@ -1,0 +1,137 @@
+package configs
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+)
+
+// maxReferredFile is the size up to which ${file:…} reads a file: far more
+// than a password or a token has, far less than what a wrong path may hold.
+const maxReferredFile = 64 << 10
+
+// resolve puts what the references in n's text stand for in their place:
+// ${env:NAME}, ${file:PATH}; $${ stands for ${ itself.
+func (l *loader) resolve(n *node) {
+	n.raw = n.text
+	rest := n.text
+	if !strings.Contains(rest, "${") {
+		return
+	}
+	var b strings.Builder
+	for {
+		i := strings.Index(rest, "${")
+		if i < 0 {
+			break
+		}
+		if i > 0 && rest[i-1] == '$' {
+			b.WriteString(rest[:i-1] + "${")
+			rest = rest[i+2:]
+			continue
+		}
+		b.WriteString(rest[:i])
+		rest = rest[i:]
+		end := strings.IndexByte(rest, '}')
+		if end < 0 {
+			l.refuse(n, `the reference %q has no closing "}"; write $${ for the characters ${ themselves`, rest)
+			break
+		}
+		p := piece{raw: rest[:end+1]}
+		value, err := l.lookUp(rest[2:end])
+		if err != nil {
+			l.refuse(n, "%s: %v", p.raw, err)
+		}
+		p.value = value
+		n.pieces = append(n.pieces, p)
+		l.pieces = append(l.pieces, p)
+		b.WriteString(value)
+		rest = rest[end+1:]
+	}
+	b.WriteString(rest)
+	n.text = b.String()
+}
+
+// lookUp returns what the inside of a reference stands for.
+func (l *loader) lookUp(ref string) (string, error) {
+	scheme, name, _ := strings.Cut(ref, ":")
+	switch {
+	case scheme == "env" && name != "":
+		value, ok := os.LookupEnv(name)
+		if !ok {
+			return "", fmt.Errorf("the environment variable %s is not set", name)
+		}
+		return value, nil
+	case scheme == "file" && name != "":
+		return l.lookUpFile(name)
+	}
+	return "", errors.New("write ${env:NAME} or ${file:PATH}, or $${ for the characters ${ themselves")
+}
+
+func (l *loader) lookUpFile(name string) (string, error) {
+	path := l.abs(name)
+	if info, err := os.Stat(path); err == nil && info.Size() > maxReferredFile {
+		return "", fmt.Errorf("the file is larger than %d KiB; is it the right one?", maxReferredFile>>10)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return "", fmt.Errorf("the file cannot be read: %s", plainFileError(err))
+	}
+	text := strings.TrimSuffix(string(data), "\n")
+	return strings.TrimSuffix(text, "\r"), nil
+}
+
+// abs returns a path of the file as an absolute one.
+func (l *loader) abs(path string) string {
+	if filepath.IsAbs(path) {
+		return filepath.Clean(path)
+	}
+	return filepath.Join(l.dir, path)
+}
+
+// plainFileError returns why a file could not be read, without its path.
+func plainFileError(err error) string {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return "there is no such file"
+	case errors.Is(err, fs.ErrPermission):
+		return "permission denied"
+	}
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err.Error()
+	}
+	return err.Error()
+}
+
+// redact takes resolved references out of a text that others wrote about n,
+// which may be nil.
+func (l *loader) redact(text string, n *node) string {
+	if n != nil {
+		if n.referred() && n.text != "" {
+			text = replaceValue(text, piece{value: n.text, raw: n.raw})
+		}
+		for _, p := range n.pieces {
+			text = replaceValue(text, p)
+		}
+	}
+	// Of other keys, only those that are too long to be part of a word.
+	const long = 4
+	for _, p := range l.pieces {
+		if len(p.value) >= long {
+			text = replaceValue(text, p)
+		}
+	}
+	return text
+}
+
+func replaceValue(text string, p piece) string {
+	if p.value == "" {
+		return text
+	}
+	text = strings.ReplaceAll(text, p.value, p.raw)
+	quoted := strings.Trim(fmt.Sprintf("%q", p.value), `"`)
+	return strings.ReplaceAll(text, quoted, p.raw)
+}
