@@ -3,6 +3,9 @@ SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 
+# Where `make deps` puts what the system's packages are too old for.
+export PATH := $(CURDIR)/.tools/bin:$(PATH)
+
 # What the binary says of itself. A source tree without git can name both:
 # make build VERSION=1.2.3 COMMIT=0123abc
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
