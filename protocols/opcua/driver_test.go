@@ -17,12 +17,18 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if dir, err := peerDir(); err == nil {
-			_ = os.RemoveAll(dir)
-		}
-		os.Exit(code)
-	}))
+	code := m.Run()
+	if dir, err := peerDir(); err == nil {
+		_ = os.RemoveAll(dir)
+	}
+	if shared.srv != nil {
+		shared.srv.Stop()
+	}
+	if err := goleak.Find(); err != nil && code == 0 {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code)
 }
 
 // device returns a device that subscribes the given addresses, named t0, t1 and so on.

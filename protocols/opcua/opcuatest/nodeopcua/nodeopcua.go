@@ -57,7 +57,7 @@ func Start(dir string, port int) (*Server, error) {
 		return nil, fmt.Errorf("nodeopcua: Node.js is not installed; run `make deps`: %w", err)
 	}
 	// It ends by itself when its standard input is closed, so it cannot outlive us.
-	cmd := exec.Command(node, "server.js", dir, strconv.Itoa(port)) //nolint:noctx // Stop ends it
+	cmd := exec.Command(node, "server.js", dir, strconv.Itoa(port))
 	cmd.Dir, cmd.Stderr = home, os.Stderr
 	stdin, err := cmd.StdinPipe()
 	if err != nil {
@@ -131,7 +131,7 @@ func (s *Server) await(ctx context.Context, wanted func(line string) bool) error
 func (s *Server) Stop() {
 	_ = s.cmd.Process.Kill()
 	_ = s.stdin.Close()
-	for range s.lines { //nolint:revive // until its output ends
+	for range s.lines {
 	}
 	_ = s.cmd.Wait()
 }

@@ -12,7 +12,7 @@
 const path = require("path");
 const readline = require("readline");
 const {
-  OPCUAServer, OPCUACertificateManager, SecurityPolicy, MessageSecurityMode, DataType, VariantArrayType, StatusCodes,
+  OPCUAServer, OPCUACertificateManager, SecurityPolicy, MessageSecurityMode, DataType, VariantArrayType, Variant, StatusCodes,
   coerceNodeId, resolveNodeId, coerceLocalizedText, coerceQualifiedName,
 } = require("node-opcua");
 
@@ -118,6 +118,10 @@ function build(server) {
   own.addVariable({ componentOf: folder, browseName: "Opaque", nodeId: "b=AQID", dataType: "Int32", value: { dataType: DataType.Int32, value: 43 } });
   own.addVariable({ componentOf: folder, browseName: "Numbered", nodeId: "i=1001", dataType: "Int32", value: { dataType: DataType.Int32, value: 44 } });
   own.addVariable({ componentOf: folder, browseName: "Bracket", nodeId: "s=Bracket[2]", dataType: "Int32", value: { dataType: DataType.Int32, value: 45 } });
+  // One more each time it is looked at: what one monitored item samples has no
+  // holes, however busy this process is.
+  let looks = 0;
+  add("Samples", { dataType: DataType.Int32, value: { get: () => new Variant({ dataType: DataType.Int32, value: ++looks }) } });
   return {
     Counter: add("Counter", { dataType: DataType.Int32, value: { dataType: DataType.Int32, value: 0 } }),
     Level: add("Level", { dataType: DataType.Int32, value: { dataType: DataType.Int32, value: 0 } }),

@@ -1,0 +1,114 @@
+package opcua
+
+import (
+	"context"
+	"log/slog"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/gopcua/opcua/ua"
+
+	"millrace/protocols"
+)
+
+// message with the value n for the first tag.
+func numbered(n int32) []*ua.ExtensionObject {
+	return []*ua.ExtensionObject{ua.NewExtensionObject(&ua.DataChangeNotification{MonitoredItems: []*ua.MonitoredItemNotification{{
+		Value: &ua.DataValue{EncodingMask: ua.DataValueValue, Value: ua.MustVariant(n)},
+	}}})}
+}
+
+// TestOrder feeds messages as two goroutines may bring them.
+func TestOrder(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		numbers []uint32 // 0: a keep-alive
+		want    []int64
+		missing uint64
+	}{
+		"in order":             {[]uint32{1, 2, 3}, []int64{1, 2, 3}, 0},
+		"swapped":              {[]uint32{2, 1, 3}, []int64{1, 2, 3}, 0},
+		"twice":                {[]uint32{1, 1, 2, 1}, []int64{1, 2}, 0},
+		"one lost":             {[]uint32{1, 3, 4, 5}, []int64{1, 3, 4, 5}, 1},
+		"lost, then silence":   {[]uint32{1, 3, 0, 4}, []int64{1, 3, 4}, 1},
+		"keep-alives between":  {[]uint32{0, 1, 0, 0, 2}, []int64{1, 2}, 0},
+		"waits for the missed": {[]uint32{1, 3}, []int64{1}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			conf := &connConf{timeout: time.Second}
+			var err error
+			if conf.url, err = parseEndpoint("opc.tcp://h"); err != nil {
+				t.Fatal(err)
+			}
+			b := newBus(New(Options{Log: slog.New(slog.DiscardHandler)}), conf)
+			p := newPublisher(b, nil)
+			defer p.cancel()
+			p.subs[7] = &subscription{id: 7, dev: &protocols.Device{}, tags: []int32{5}, addrs: make([]address, 1), next: 1, ahead: make(map[uint32]*message)}
+			for _, n := range c.numbers {
+				m := &ua.NotificationMessage{SequenceNumber: n}
+				if n > 0 {
+					m.NotificationData = numbered(int32(n))
+				}
+				p.take(context.Background(), &ua.PublishResponse{SubscriptionID: 7, NotificationMessage: m}, time.Now())
+			}
+			var got []int64
+			for range len(b.reports) {
+				r := <-b.reports
+				got = append(got, r.Readings[0].Value.AsInt())
+			}
+			if !slices.Equal(got, c.want) || b.Stats().Missing != c.missing {
+				t.Errorf("%v, %d missing", got, b.Stats().Missing)
+			}
+		})
+	}
+}
+
+func TestFollowing(t *testing.T) {
+	t.Parallel()
+	if following(1) != 2 || following(1<<32-1) != 1 {
+		t.Error("numbers go on from 1, without 0")
+	}
+}
+
+func TestStatusChangeEndsSubscription(t *testing.T) {
+	t.Parallel()
+	p := &publisher{bus: &bus{driver: New(Options{})}}
+	for _, status := range []ua.StatusCode{ua.StatusBadTimeout, ua.StatusGoodSubscriptionTransferred} {
+		_, err := p.readings(&subscription{}, &message{data: []*ua.ExtensionObject{nil, ua.NewExtensionObject(&ua.StatusChangeNotification{Status: status})}})
+		if err == nil {
+			t.Errorf("%s is no end", status)
+		}
+	}
+}
+
+func TestSplit(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"":           "",
+		"a1b1c1":     "a1b1c1",
+		"c1a1b1":     "a1b1c1",
+		"a1a2a3":     "a1/a2/a3",
+		"b1a1b2c1":   "a1b1c1/b2",
+		"b1b2a1a2b3": "a1b1/a2b2/b3",
+	} {
+		var list []protocols.Reading
+		for i := 0; i < len(in); i += 2 {
+			list = append(list, protocols.Reading{Tag: int32(in[i]), Source: int64(in[i+1])})
+		}
+		var parts []string
+		for _, part := range split(list) {
+			var b strings.Builder
+			for _, r := range part {
+				b.WriteByte(byte(r.Tag))
+				b.WriteByte(byte(r.Source))
+			}
+			parts = append(parts, b.String())
+		}
+		if got := strings.Join(parts, "/"); got != want {
+			t.Errorf("%s: %s, want %s", in, got, want)
+		}
+	}
+}
