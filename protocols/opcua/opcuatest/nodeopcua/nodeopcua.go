@@ -4,6 +4,7 @@ package nodeopcua
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,6 +38,7 @@ type Server struct {
 
 	path  string
 	cmd   *exec.Cmd
+	kill  context.CancelFunc
 	stdin io.WriteCloser
 	lines chan string // of its standard output; closed at its end
 
@@ -57,20 +59,20 @@ func Start(dir string, port int) (*Server, error) {
 		return nil, fmt.Errorf("nodeopcua: Node.js is not installed; run `make deps`: %w", err)
 	}
 	// It ends by itself when its standard input is closed, so it cannot outlive us.
-	cmd := exec.Command(node, "server.js", dir, strconv.Itoa(port))
+	life, kill := context.WithCancel(context.Background())
+	cmd := exec.CommandContext(life, node, "server.js", dir, strconv.Itoa(port)) //nolint:gosec // node is what PATH says
 	cmd.Dir, cmd.Stderr = home, os.Stderr
-	stdin, err := cmd.StdinPipe()
-	if err != nil {
-		return nil, err
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
+	stdin, err1 := cmd.StdinPipe()
+	stdout, err2 := cmd.StdoutPipe()
+	if err := cmp.Or(err1, err2); err != nil {
+		kill()
 		return nil, err
 	}
 	if err := cmd.Start(); err != nil {
+		kill()
 		return nil, fmt.Errorf("nodeopcua: %w", err)
 	}
-	s := &Server{cmd: cmd, stdin: stdin, lines: make(chan string, 100)}
+	s := &Server{cmd: cmd, kill: kill, stdin: stdin, lines: make(chan string, 100)}
 	go func() {
 		defer close(s.lines)
 		for scan := bufio.NewScanner(stdout); scan.Scan(); {
@@ -129,7 +131,7 @@ func (s *Server) await(ctx context.Context, wanted func(line string) bool) error
 
 // Stop kills the server, as a crash would.
 func (s *Server) Stop() {
-	_ = s.cmd.Process.Kill()
+	s.kill()
 	_ = s.stdin.Close()
 	for range s.lines {
 	}
