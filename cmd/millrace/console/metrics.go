@@ -1,0 +1,110 @@
+package console
+
+import (
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// metrics turns a Status into Prometheus metrics at each scrape, so that
+// counting costs the data path nothing.
+type metrics struct {
+	source Source
+
+	readings, scanDuration, scans, missed, up    *prometheus.Desc
+	batches, bytes, dropped                      *prometheus.Desc
+	uplinkUp, uplinkBatches, uplinkLag           *prometheus.Desc
+	buildInfo, configOK, bufferWritable, started *prometheus.Desc
+}
+
+func desc(name, help string, labels ...string) *prometheus.Desc {
+	return prometheus.NewDesc("millrace_"+name, help, labels, nil)
+}
+
+func metricsHandler(s Source) http.Handler {
+	m := &metrics{
+		source:         s,
+		readings:       desc("readings_total", "Readings taken from the device.", "device", "quality"),
+		scanDuration:   desc("scan_duration_seconds", "How long scans took.", "device"),
+		scans:          desc("scans_total", "Scans made.", "device"),
+		missed:         desc("scans_missed_total", "Scans that were due and not made: overrun, or no connection.", "device"),
+		up:             desc("device_up", "1 if the device is online or degraded, 0 if it is offline or disabled.", "device"),
+		batches:        desc("buffer_batches", "Batches not yet acknowledged by all uplinks."),
+		bytes:          desc("buffer_bytes", "Size of the buffer's files."),
+		dropped:        desc("buffer_dropped_readings_total", "Readings that were given up, announced in gap notices.", "reason"),
+		uplinkUp:       desc("uplink_up", "1 if the uplink is connected.", "uplink"),
+		uplinkBatches:  desc("uplink_batches_total", "Batches the uplink's broker acknowledged.", "uplink"),
+		uplinkLag:      desc("uplink_lag_batches", "Batches that wait for the uplink.", "uplink"),
+		buildInfo:      desc("build_info", "Always 1; the labels say which build this is.", "version", "commit", "goversion"),
+		configOK:       desc("config_last_reload_successful", "1 if the configuration file, when it was read last, was in order."),
+		bufferWritable: desc("buffer_writable", "1 if the buffer can write to its disk."),
+		started:        desc("start_time_seconds", "When the agent started, in Unix seconds."),
+	}
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(m, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return promhttp.HandlerFor(reg, promhttp.HandlerOpts{MaxRequestsInFlight: 4, Timeout: 10 * time.Second})
+}
+
+// Describe is for prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		m.readings, m.scanDuration, m.scans, m.missed, m.up, m.batches, m.bytes, m.dropped,
+		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
+	} {
+		ch <- d
+	}
+}
+
+// Collect is for prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	s := m.source.Status()
+	counter := func(d *prometheus.Desc, v uint64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, float64(v), labels...)
+	}
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	gauge(m.buildInfo, 1, s.Version, s.Commit, s.Go)
+	gauge(m.started, float64(s.Started)/1000)
+	gauge(m.configOK, truth(s.Config.Error == ""))
+	gauge(m.bufferWritable, truth(s.Buffer.Error == ""))
+	gauge(m.batches, float64(s.Buffer.Batches))
+	gauge(m.bytes, float64(s.Buffer.Bytes))
+	for reason, n := range s.Buffer.Dropped {
+		counter(m.dropped, n, reason)
+	}
+	for i := range s.Uplinks {
+		u := &s.Uplinks[i]
+		gauge(m.uplinkUp, truth(u.Up), u.Name)
+		counter(m.uplinkBatches, u.Delivered, u.Name)
+		gauge(m.uplinkLag, float64(u.Lag), u.Name)
+	}
+	for i := range s.Devices {
+		d := &s.Devices[i]
+		counter(m.readings, d.Good, d.ID, "good")
+		counter(m.readings, d.Uncertain, d.ID, "uncertain")
+		counter(m.readings, d.Bad, d.ID, "bad")
+		counter(m.scans, d.Scans, d.ID)
+		counter(m.missed, d.Missed, d.ID)
+		gauge(m.up, truth(d.State == "online" || d.State == "degraded"), d.ID)
+		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+func seconds(in map[time.Duration]uint64) map[float64]uint64 {
+	out := make(map[float64]uint64, len(in))
+	for bound, n := range in {
+		out[bound.Seconds()] = n
+	}
+	return out
+}

@@ -1,0 +1,156 @@
+// The status page: it draws what /api/events sends each second. All text that
+// comes from outside goes in as text, never as markup.
+'use strict';
+
+const byId = (id) => document.getElementById(id);
+const el = (tag, className, ...children) => {
+  const e = document.createElement(tag);
+  if (className) e.className = className;
+  e.append(...children);
+  return e;
+};
+
+const shade = { online: 'good', degraded: 'warn', offline: 'bad', disabled: 'off', good: 'good', uncertain: 'warn', bad: 'bad', none: 'off' };
+let open = null; // the device whose values are shown
+let source = null;
+let last = 0;
+let status = null;
+
+const count = (n) => n.toLocaleString('en-GB').replaceAll(',', ' ');
+const bytes = (n) => {
+  for (const unit of ['B', 'KiB', 'MiB', 'GiB']) {
+    if (n < 1024 || unit === 'GiB') return (n < 10 && unit !== 'B' ? n.toFixed(1) : Math.round(n)) + ' ' + unit;
+    n /= 1024;
+  }
+};
+const span = (ms) => {
+  if (ms < 0) ms = 0;
+  const s = Math.floor(ms / 1000);
+  if (s < 60) return s + ' s';
+  if (s < 3600) return Math.floor(s / 60) + ' min';
+  if (s < 172800) return Math.floor(s / 3600) + ' h ' + Math.floor(s % 3600 / 60) + ' min';
+  return Math.floor(s / 86400) + ' d';
+};
+
+function draw(s) {
+  status = s;
+  document.title = 'Millrace ' + s.gateway;
+  byId('gateway').textContent = s.group + ' / ' + s.gateway;
+  byId('version').textContent = 'Millrace ' + s.version + ', running for ' + span(s.now - s.started);
+  const warnings = [];
+  if (s.config.error) warnings.push('The changed configuration was refused, the old one is in force: ' + s.config.error);
+  if (s.buffer.error) warnings.push('The buffer cannot write to its disk and holds new readings in memory only: ' + s.buffer.error);
+  byId('warning').hidden = warnings.length === 0;
+  byId('warning').textContent = warnings.join('\n');
+  drawUplinks(s);
+  drawBuffer(s);
+  drawDevices(s);
+}
+
+function drawUplinks(s) {
+  byId('uplinks').replaceChildren(...s.uplinks.map((u) => {
+    const card = el('div', 'card',
+      el('div', 'row', el('strong', '', u.name), el('span', 'pill ' + (u.up ? 'good' : 'bad'), u.up ? 'connected' : 'not connected')),
+      el('div', 'dim', u.broker + ' · for ' + span(s.now - u.since)),
+      el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting'));
+    if (!u.up && u.reason) card.append(el('p', 'reason', u.reason));
+    return card;
+  }));
+}
+
+function drawBuffer(s) {
+  const b = s.buffer;
+  const facts = [
+    ['Batches waiting', count(b.batches)],
+    ['Age of the oldest', b.oldest ? span(s.now - b.oldest) : '–'],
+    ['In memory', bytes(b.memory_bytes)],
+    ['On disk', bytes(b.bytes) + ' of ' + bytes(b.max_bytes)],
+  ];
+  for (const [reason, n] of Object.entries(b.dropped || {})) facts.push(['Readings lost: ' + reason, count(n)]);
+  byId('buffer').replaceChildren(...facts.map(([k, v]) => el('div', '', el('dt', '', k), el('dd', '', v))));
+}
+
+function drawDevices(s) {
+  const states = {};
+  for (const d of s.devices) states[d.state] = (states[d.state] || 0) + 1;
+  byId('count').textContent = Object.entries(states).map(([k, n]) => n + ' ' + k).join(', ');
+  const box = byId('devices');
+  const want = s.devices.map((d) => d.id).join('\n');
+  if (box.dataset.ids !== want) {
+    box.dataset.ids = want;
+    box.replaceChildren(...s.devices.map((d) => {
+      const card = el('div', 'device');
+      card.id = 'device-' + d.id;
+      const head = el('button');
+      head.type = 'button';
+      head.addEventListener('click', () => choose(open === d.id ? null : d.id));
+      card.append(head, el('div', 'scroll'));
+      return card;
+    }));
+  }
+  for (const d of s.devices) drawDevice(s, d);
+}
+
+function drawDevice(s, d) {
+  const card = byId('device-' + d.id);
+  const isOpen = open === d.id;
+  card.classList.toggle('open', isOpen);
+  const head = card.firstChild;
+  head.setAttribute('aria-expanded', isOpen);
+  const facts = [d.driver + ' ' + d.endpoint, d.tags + (d.tags === 1 ? ' tag' : ' tags')];
+  if (d.last_time) facts.push('answered ' + span(s.now - d.last_time) + ' ago');
+  if (d.scan_ms) facts.push('scan ' + (d.scan_ms < 10 ? d.scan_ms.toFixed(1) : Math.round(d.scan_ms)) + ' ms of ' + d.interval_ms + ' ms');
+  if (d.missed) facts.push(count(d.missed) + ' scans missed');
+  head.replaceChildren(
+    el('div', 'row', el('strong', '', d.id), el('span', 'pill ' + shade[d.state], d.state + ' for ' + span(s.now - d.since))),
+    el('div', 'dim', facts.join(' · ')));
+  if (d.reason) head.append(el('p', 'reason', d.reason));
+  if (!isOpen) card.lastChild.replaceChildren();
+}
+
+function drawValues(id, values) {
+  const card = byId('device-' + id);
+  if (!card || open !== id) return;
+  const table = el('table', '', el('thead', '', el('tr', '', el('th', '', 'Tag'), el('th', 'num', 'Value'), el('th', '', ''), el('th', '', 'Quality'), el('th', '', 'Age'), el('th', 'wide', 'Address'))));
+  const body = el('tbody');
+  for (const v of values) {
+    const name = el('td', '', v.name);
+    if (v.description) name.title = v.description;
+    body.append(el('tr', '', name, el('td', 'num', v.value || '–'), el('td', 'dim', v.unit || ''),
+      el('td', shade[v.quality], v.quality === 'none' ? 'not read yet' : v.quality + (v.reason ? ' (' + v.reason + ')' : '')),
+      el('td', 'dim', v.time ? span(status.now - v.time) : '–'), el('td', 'dim wide', v.address)));
+  }
+  table.append(body);
+  card.lastChild.replaceChildren(table);
+}
+
+function choose(id) {
+  open = id;
+  listen();
+}
+
+function listen() {
+  if (source) source.close();
+  source = new EventSource('api/events' + (open ? '?device=' + encodeURIComponent(open) : ''));
+  source.onmessage = (m) => {
+    const e = JSON.parse(m.data);
+    last = Date.now();
+    live(true);
+    draw(e.status);
+    if (e.values) drawValues(e.device, e.values);
+    if (open === null && !listen.chosen && e.status.devices.length > 0) {
+      listen.chosen = true; // the first device is open when the page opens
+      choose(e.status.devices[0].id);
+    }
+  };
+  source.onerror = () => live(false);
+}
+
+function live(on) {
+  const p = byId('live');
+  p.className = 'pill ' + (on ? 'good' : 'bad');
+  p.textContent = on ? 'live' : 'no connection to the agent';
+}
+
+setInterval(() => { if (last && Date.now() - last > 5000) live(false); }, 1000);
+listen();
