@@ -8,6 +8,12 @@
 // It also never reconnects by itself: when a session ends it says so, and
 // Connect starts the next one.
 //
+// In the JSON messages, integers keep all their digits, and floats have the
+// fewest that give the same float32 or float64 when read back (21, 21.5,
+// 1e-7). Bytes that are not UTF-8 become U+FFFD in strings. A bytes value is
+// a string in standard base64, a time one in RFC 3339 with nanoseconds, in
+// UTC. An array with one NaN in it is bad as a whole.
+//
 // The library beneath is paho.mqtt.golang 1.5. Its faults that this package
 // works around are named where that is done.
 package mqtt

@@ -59,9 +59,12 @@ func appendEscape(dst []byte, c byte) []byte {
 	return append(dst, '\\', 'u', '0', '0', hexDigits[c>>4], hexDigits[c&0xf])
 }
 
-// maxExact is the bound below which a float64 times 1000 is an integer of at
-// most 15 digits.
-const maxExact = 1e12
+// maxExact64 and maxExact32 are the bounds below which a float64 (float32)
+// times 1000 is an integer of at most 15 (6) digits.
+const (
+	maxExact64 = 1e12
+	maxExact32 = 1e3
+)
 
 // appendFloat appends f with the fewest digits that give the same float64
 // (bits 64) or float32 (bits 32) when read back, in the notation of
@@ -70,11 +73,13 @@ func appendFloat(dst []byte, f float64, bits int) []byte {
 	if f == 0 && math.Signbit(f) {
 		return append(dst, '-', '0')
 	}
-	if bits == 64 && f > -maxExact && f < maxExact {
-		// Most values of the field have at most three decimals. k/1000 is
-		// rounded correctly, so if it gives f, its digits read back as f;
-		// and no other number of at most 15 digits does.
-		if k := math.RoundToEven(f * 1000); k/1000 == f {
+	// Most values of the field have at most three decimals. k/1000 is rounded
+	// correctly, so if it gives f, its digits read back as f; and no other
+	// number of at most 15 (6) digits does. (For float32 it is rounded twice,
+	// which is as good: no k/1000 is that near to the middle between two.)
+	if a := math.Abs(f); bits == 64 && a < maxExact64 || a < maxExact32 {
+		k := math.RoundToEven(f * 1000)
+		if bits == 64 && k/1000 == f || bits == 32 && float32(k/1000) == float32(f) {
 			return appendThousandths(dst, int64(k))
 		}
 	}
@@ -139,7 +144,7 @@ func appendMillis(dst []byte, nanos int64) []byte {
 func appendBase64(dst []byte, s string) []byte {
 	dst = append(dst, '"')
 	var piece [48]byte // a multiple of 3: padding only at the end
-	for len(s) > 0 {
+	for s != "" {
 		n := copy(piece[:], s)
 		dst = base64.StdEncoding.AppendEncode(dst, piece[:n])
 		s = s[n:]
