@@ -20,46 +20,57 @@ const (
 	lastWords = 200 * time.Millisecond
 )
 
-// bufferedConn stands between paho and the network connection. It is there
-// for two faults of paho 1.5:
+// bufferedConn stands between paho and the network connection, for four
+// faults of paho 1.5:
 //
-//   - paho's Publish hands each message to a goroutine that writes it, and
-//     waits. When the peer stops reading, that goroutine hangs in Write and
-//     all of Publish with it. Here Write never blocks: it fills a buffer
-//     that a goroutine of our own empties. The in-flight window bounds it.
-//   - paho reads an acknowledgement of 4 bytes in 3 system calls and writes
+//   - Publish hands each message to a goroutine that writes it, and waits.
+//     When the peer stops reading, that goroutine hangs in Write and all of
+//     Publish with it. Here Write never blocks: it fills a buffer that a
+//     goroutine of our own empties. The in-flight window bounds it.
+//   - When the connection ends while Publish hands over, Publish hangs for
+//     its whole time-out. So the end is told to ended first, which stops the
+//     publishing, and to paho afterwards, by Read alone: Write never fails.
+//     A broker that no longer answers is noticed here as well.
+//   - It says nothing of a connection that was closed on our side; see above.
+//   - It reads an acknowledgement of 4 bytes in 3 system calls and writes
 //     each packet in one of its own. Reading is buffered here, and packets
 //     that come in quick succession are written together.
 type bufferedConn struct {
 	net.Conn
-	reader  *bufio.Reader
-	hangUp  func()         // ends the connection at once, below TLS
-	timeout time.Duration  // of writing one chunk
-	wrote   *atomic.Uint64 // bytes given to the network, headers of MQTT included
+	connOptions
+	reader *bufio.Reader
 
 	closeOnce sync.Once
 	done      chan struct{} // closed by Close and Abort
 	flushed   chan struct{} // closed when the writing goroutine has ended
 	wake      chan struct{} // holds a token when there is something to write
 
-	mu      sync.Mutex
-	pending []byte
-	writing bool          // a chunk is on its way
-	idle    chan struct{} // made by Close, closed when all is written
-	failure error         // of the first write that failed
+	mu       sync.Mutex
+	signedOn bool // from then on silence counts
+	pending  []byte
+	writing  bool          // a chunk is on its way
+	idle     chan struct{} // made by Close, closed when all is written
+	failure  error         // of the first write that failed
 }
 
-// newBufferedConn takes over conn. Abort hangs up by hangUp.
-func newBufferedConn(conn net.Conn, hangUp func(), timeout time.Duration, wrote *atomic.Uint64) *bufferedConn {
+// connOptions say how a bufferedConn is used.
+type connOptions struct {
+	hangUp       func()         // ends the connection at once, below TLS
+	ended        func(error)    // is called before Read returns an error
+	writeTimeout time.Duration  // of one chunk
+	silence      time.Duration  // without a byte from the broker, at most
+	wrote        *atomic.Uint64 // counts bytes given to the network, headers of MQTT included
+}
+
+// newBufferedConn takes over conn.
+func newBufferedConn(conn net.Conn, o connOptions) *bufferedConn {
 	c := &bufferedConn{
-		Conn:    conn,
-		reader:  bufio.NewReaderSize(conn, 4<<10),
-		hangUp:  hangUp,
-		timeout: timeout,
-		wrote:   wrote,
-		done:    make(chan struct{}),
-		flushed: make(chan struct{}),
-		wake:    make(chan struct{}, 1),
+		Conn:        conn,
+		connOptions: o,
+		reader:      bufio.NewReaderSize(conn, 4<<10),
+		done:        make(chan struct{}),
+		flushed:     make(chan struct{}),
+		wake:        make(chan struct{}, 1),
 	}
 	go c.flush()
 	return c
@@ -68,28 +79,47 @@ func newBufferedConn(conn net.Conn, hangUp func(), timeout time.Duration, wrote 
 // Read reads from the network. After a failed write its error is that one,
 // unless the other side had something to say.
 func (c *bufferedConn) Read(p []byte) (int, error) {
+	if c.reader.Buffered() == 0 {
+		c.listen()
+	}
 	n, err := c.reader.Read(p)
 	if err == nil {
 		return n, nil
 	}
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.failure != nil && isTimeout(err) {
-		err = c.failure
+	if isTimeout(err) {
+		switch {
+		case c.failure != nil:
+			err = c.failure
+		case c.signedOn:
+			err = errSilent
+		}
 	}
+	c.mu.Unlock()
+	c.ended(err)
 	return n, err
 }
 
-// Write takes all of p and returns at once.
+// listen begins the time in which the broker has to say something.
+func (c *bufferedConn) listen() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.signedOn && c.failure == nil {
+		_ = c.Conn.SetReadDeadline(time.Now().Add(c.silence)) // if it fails, so does Read
+	}
+}
+
+// Write takes all of p and returns at once. What comes after the end goes
+// nowhere.
 func (c *bufferedConn) Write(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.failure != nil {
-		return 0, c.failure
+		return len(p), nil
 	}
 	select {
 	case <-c.done:
-		return 0, net.ErrClosed
+		return len(p), nil
 	default:
 	}
 	c.pending = append(c.pending, p...)
@@ -103,13 +133,12 @@ func (c *bufferedConn) Write(p []byte) (int, error) {
 // SetWriteDeadline does nothing: writes have deadlines of their own.
 func (c *bufferedConn) SetWriteDeadline(time.Time) error { return nil }
 
-// SetDeadline sets the deadline of reading.
-func (c *bufferedConn) SetDeadline(t time.Time) error { return c.SetReadDeadline(t) }
-
-// SetReadDeadline sets the deadline of reading, unless the connection failed.
-func (c *bufferedConn) SetReadDeadline(t time.Time) error {
+// SetDeadline sets the deadline of signing on; paho sets none once that is
+// done.
+func (c *bufferedConn) SetDeadline(t time.Time) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.signedOn = t.IsZero()
 	if c.failure != nil {
 		return nil
 	}
@@ -181,7 +210,7 @@ func (c *bufferedConn) take(empty []byte) []byte {
 func (c *bufferedConn) writeAll(p []byte) error {
 	for len(p) > 0 {
 		n := min(len(p), writeChunk)
-		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.timeout)); err != nil {
+		if err := c.Conn.SetWriteDeadline(time.Now().Add(c.writeTimeout)); err != nil {
 			return err
 		}
 		n, err := c.Conn.Write(p[:n])
@@ -200,8 +229,7 @@ func (c *bufferedConn) settle(err error) (over bool) {
 	defer c.mu.Unlock()
 	c.writing = false
 	if err != nil {
-		// paho says nothing of a connection that we close; so it is its
-		// reader that has to run into the failure.
+		// The other side may have said why: the reader still listens.
 		c.failure = err
 		_ = c.Conn.SetReadDeadline(time.Now().Add(lastWords))
 	}

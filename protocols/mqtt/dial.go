@@ -18,8 +18,7 @@ func parseBroker(text string) (*url.URL, error) {
 	u, err := url.Parse(text)
 	if err != nil {
 		// The URL may hold a password: only what is wrong with it is said.
-		var bad *url.Error
-		if errors.As(err, &bad) {
+		if bad, ok := errors.AsType[*url.Error](err); ok {
 			err = bad.Err
 		}
 		return nil, fmt.Errorf("broker is not a URL like mqtt://HOST:1883: %w", err)
@@ -52,8 +51,14 @@ func isSecure(u *url.URL) bool { return u.Scheme == "mqtts" || u.Scheme == "wss"
 
 func isWebSocket(u *url.URL) bool { return strings.HasPrefix(u.Scheme, "ws") }
 
-// dial opens the network connection, TLS included.
-func (u *Uplink) dial(ctx context.Context, secure *tls.Config) (*bufferedConn, error) {
+// dial opens the network connection, TLS included. ended is told when it
+// ends.
+func (u *Uplink) dial(ctx context.Context, secure *tls.Config, ended func(error)) (*bufferedConn, error) {
+	o := connOptions{
+		hangUp: func() {}, ended: ended, writeTimeout: u.o.AckTimeout, wrote: &u.wrote,
+		// paho sends a ping up to a quarter late.
+		silence: u.o.KeepAlive + u.o.KeepAlive/4 + u.o.PingTimeout,
+	}
 	ctx, cancel := context.WithTimeout(ctx, u.o.ConnectTimeout)
 	defer cancel()
 	if isWebSocket(u.broker) {
@@ -62,7 +67,7 @@ func (u *Uplink) dial(ctx context.Context, secure *tls.Config) (*bufferedConn, e
 		if err != nil {
 			return nil, err
 		}
-		return newBufferedConn(conn, func() {}, u.o.AckTimeout, &u.wrote), nil
+		return newBufferedConn(conn, o), nil
 	}
 	var dialer net.Dialer
 	socket, err := dialer.DialContext(ctx, "tcp", u.broker.Host)
@@ -71,14 +76,14 @@ func (u *Uplink) dial(ctx context.Context, secure *tls.Config) (*bufferedConn, e
 	}
 	// Closing TLS says goodbye first, which takes up to 5 s on a stalled
 	// line: hanging up goes below it.
-	hangUp := func() { socket.Close() }
+	o.hangUp = func() { socket.Close() }
 	if secure == nil {
-		return newBufferedConn(socket, hangUp, u.o.AckTimeout, &u.wrote), nil
+		return newBufferedConn(socket, o), nil
 	}
 	conn := tls.Client(socket, secure)
 	if err := conn.HandshakeContext(ctx); err != nil {
 		socket.Close()
 		return nil, err
 	}
-	return newBufferedConn(conn, hangUp, u.o.AckTimeout, &u.wrote), nil
+	return newBufferedConn(conn, o), nil
 }

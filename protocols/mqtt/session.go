@@ -3,6 +3,7 @@ package mqtt
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/url"
 	"sync"
@@ -14,12 +15,12 @@ import (
 
 const (
 	qos = 1
-	// publishTimeout bounds how long paho's Publish waits after its
-	// connection has gone: it may hand a message to a goroutine that has
-	// ended. (Before, it never waits: see bufferedConn.)
+	// publishTimeout bounds paho's Publish, which should never wait: see
+	// bufferedConn.
 	publishTimeout = 3 * time.Second
-	// pingTimeout is how long the broker may take to answer a ping.
-	pingTimeout = 10 * time.Second
+	// pahoPingTimeout is so long that bufferedConn is first to notice that
+	// the broker does not answer.
+	pahoPingTimeout = time.Hour
 	// farewellTime is how long a clean end may take, of the 5 s that the
 	// agent has to stop.
 	farewellTime = 2 * time.Second
@@ -69,6 +70,8 @@ type session struct {
 	changed chan struct{} // holds a token when retained topics changed
 	started time.Time
 
+	publishing sync.Mutex // held while paho's Publish runs
+
 	failOnce sync.Once
 	cause    error         // why it ended; written before done is closed
 	done     chan struct{} // closed: it has to end
@@ -108,7 +111,7 @@ func (u *Uplink) open(ctx context.Context, acked func(uint64)) (*session, error)
 	var settled func() bool // the connection no longer ends with the attempt
 	o := u.clientOptions(s)
 	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
-		conn, err := u.dial(attempt, secure)
+		conn, err := u.dial(attempt, secure, s.broken)
 		if err != nil {
 			return nil, err
 		}
@@ -153,7 +156,7 @@ func (u *Uplink) clientOptions(s *session) *paho.ClientOptions {
 	o.SetOrderMatters(false)
 	o.SetConnectTimeout(u.o.ConnectTimeout)
 	o.SetKeepAlive(u.o.KeepAlive)
-	o.SetPingTimeout(pingTimeout)
+	o.SetPingTimeout(pahoPingTimeout)
 	o.SetWriteTimeout(publishTimeout)
 	o.SetConnectionLostHandler(func(_ paho.Client, err error) { s.fail(err) })
 	return o
@@ -167,21 +170,28 @@ func (s *session) fail(cause error) {
 	})
 }
 
+// broken ends the session because its connection did, and returns when
+// nothing is being published any more.
+func (s *session) broken(cause error) {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	s.fail(cause)
+}
+
 // run is the session's life after it signed on.
 func (s *session) run() {
 	var writer sync.WaitGroup
 	s.wake()
 	writer.Go(s.write)
 	s.acknowledge()
-	clean := s.cause == errStopped //nolint:errorlint // it is never wrapped
-	if !clean {
-		s.conn.Abort()
+	writer.Wait() // before paho ends, which Publish would not notice
+	if !errors.Is(s.cause, errStopped) {
+		s.conn.Abort() // without a DISCONNECT, so that the broker publishes the will
 	}
 	s.u.noteEnd(s)
 	close(s.lost)
 	s.client.Disconnect(quiesce)
 	s.conn.Abort()
-	writer.Wait()
 }
 
 // submit hands m, which has a place in the window, to the writer.
@@ -229,7 +239,9 @@ func (s *session) write() {
 
 func (s *session) publish(m *message) (ok bool) {
 	retain := m.kind == kindRetained || m.kind == kindStatus
-	m.sent = s.client.Publish(m.topic, qos, retain, m.body)
+	if m.sent = s.handOver(m, retain); m.sent == nil {
+		return false
+	}
 	if m.kind == kindBatch {
 		s.u.counts.sent.Add(1)
 	}
@@ -238,6 +250,18 @@ func (s *session) publish(m *message) (ok bool) {
 		return true
 	case <-s.done:
 		return false
+	}
+}
+
+// handOver gives m to paho, unless the session has to end.
+func (s *session) handOver(m *message, retain bool) paho.Token {
+	s.publishing.Lock()
+	defer s.publishing.Unlock()
+	select {
+	case <-s.done:
+		return nil
+	default:
+		return s.client.Publish(m.topic, qos, retain, m.body)
 	}
 }
 

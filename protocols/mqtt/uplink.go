@@ -56,9 +56,11 @@ const (
 	// DefaultAckTimeout, with the keep-alive, finds a half-open connection
 	// in less than 30 s.
 	DefaultAckTimeout = 20 * time.Second
-	// DefaultKeepAlive is how long a line is idle before it is tried; paho
-	// takes up to a quarter longer, and waits pingTimeout for the answer.
+	// DefaultKeepAlive is how long a line is idle before a ping tries it;
+	// with a quarter of it more at times, it takes 22.5 s to find it dead.
 	DefaultKeepAlive = 10 * time.Second
+	// DefaultPingTimeout is how long the answer to a ping may take.
+	DefaultPingTimeout = 10 * time.Second
 )
 
 // Options say where an uplink leads, and how it is used.
@@ -80,6 +82,7 @@ type Options struct {
 	ConnectTimeout   time.Duration // of a whole attempt; default DefaultConnectTimeout
 	AckTimeout       time.Duration // without any acknowledgement while some are due; default DefaultAckTimeout
 	KeepAlive        time.Duration // whole seconds; default DefaultKeepAlive
+	PingTimeout      time.Duration // default DefaultPingTimeout
 
 	// Schema returns the schema with an ID. A record whose schema it does
 	// not know is announced as a gap.
@@ -109,6 +112,9 @@ func (o *Options) setDefaults() {
 	}
 	if o.KeepAlive <= 0 {
 		o.KeepAlive = DefaultKeepAlive
+	}
+	if o.PingTimeout <= 0 {
+		o.PingTimeout = DefaultPingTimeout
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -215,7 +221,7 @@ func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-
 }
 
 // release lets go of the current session without waiting for its end.
-func (u *Uplink) release() *session {
+func (u *Uplink) release() {
 	u.mu.Lock()
 	s := u.current
 	u.current = nil
@@ -223,7 +229,6 @@ func (u *Uplink) release() *session {
 	if s != nil {
 		s.fail(errStopped)
 	}
-	return s
 }
 
 // Send hands over a batch. It waits while the in-flight window is full. A

@@ -76,7 +76,8 @@ type forwarder struct {
 	errs  []error
 }
 
-func (f *forwarder) ack(t testing.TB) func(uint64) {
+func (f *forwarder) ack(t *testing.T) func(uint64) {
+	t.Helper()
 	return func(token uint64) {
 		f.mu.Lock()
 		defer f.mu.Unlock()
@@ -94,7 +95,8 @@ func (f *forwarder) next() uint64 {
 }
 
 // run forwards until all up to last are acknowledged.
-func (f *forwarder) run(ctx context.Context, t testing.TB, last uint64) {
+func (f *forwarder) run(ctx context.Context, t *testing.T, last uint64) {
+	t.Helper()
 	for f.next() <= last && ctx.Err() == nil {
 		lost, err := f.u.Connect(ctx, f.ack(t))
 		if err != nil {
@@ -108,6 +110,15 @@ func (f *forwarder) run(ctx context.Context, t testing.TB, last uint64) {
 			continue
 		}
 		f.session(ctx, lost, last)
+		select {
+		case <-lost:
+			start := time.Now()
+			f.u.Disconnect()
+			if d := time.Since(start); d > time.Second {
+				t.Errorf("letting go of a lost session took %v", d)
+			}
+		default: // the test goes on with it
+		}
 	}
 }
 

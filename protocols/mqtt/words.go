@@ -31,6 +31,7 @@ var (
 	errSessionOver  = errors.New("the session with the broker has ended")
 	errNotConnected = errors.New("not connected to the broker")
 	errNoAck        = errors.New("the broker acknowledged nothing in time")
+	errSilent       = errors.New("the broker says nothing any more")
 	errStopped      = errors.New("stopped")
 )
 
@@ -136,7 +137,7 @@ func (u *Uplink) lostWords(err error) string {
 		what = fmt.Sprintf("the broker acknowledged nothing for %v; the network or the broker hangs", u.o.AckTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "the broker closed it"
-	case strings.Contains(err.Error(), "pingresp not received"):
+	case errors.Is(err, errSilent):
 		what = "the broker no longer answers; the network or the broker hangs"
 	case isTimeout(err):
 		what = "sending took too long; the network or the broker hangs"

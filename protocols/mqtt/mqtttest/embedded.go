@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"time"
 
 	server "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/listeners"
@@ -67,7 +68,27 @@ func StartEmbedded(addr string, webSocket bool, log *slog.Logger) (*Embedded, er
 	if err := s.Serve(); err != nil {
 		return nil, fmt.Errorf("embedded broker: %w", err)
 	}
+	if webSocket {
+		if err := e.awaitListener(); err != nil {
+			s.Close()
+			return nil, err
+		}
+	}
 	return e, nil
+}
+
+// awaitListener waits for mochi's WebSocket, which begins to listen only
+// after Serve has returned.
+func (e *Embedded) awaitListener() error {
+	late := time.After(waitTime)
+	for !listens(e.addr) {
+		select {
+		case <-time.After(pollTime):
+		case <-late:
+			return fmt.Errorf("embedded broker: it does not listen on %s", e.addr)
+		}
+	}
+	return nil
 }
 
 // Addr returns the broker's host:port.
