@@ -2,6 +2,7 @@ package mqtttest
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -70,8 +71,7 @@ func StartEmbedded(addr string, webSocket bool, log *slog.Logger) (*Embedded, er
 	}
 	if webSocket {
 		if err := e.awaitListener(); err != nil {
-			s.Close()
-			return nil, err
+			return nil, errors.Join(err, s.Close())
 		}
 	}
 	return e, nil
