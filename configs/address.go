@@ -112,6 +112,8 @@ func endpointURL() form[string] {
 				return "", sentence(scheme + ":// is not in this version of Millrace: use tcp://, by way of a Modbus TCP gateway if need be")
 			case strings.Contains(s, "@"):
 				return "", sentence("a user name and a password have no place in the address: use the key auth")
+			case !ok && !strings.ContainsAny(s, "/ "):
+				return "", hint("write tcp:// (Modbus TCP) or opc.tcp:// (OPC UA) before it")
 			case !ok:
 				return "", errForm
 			}

@@ -92,10 +92,6 @@ func (l *loader) showTag(dev *deviceDraft, i int) string {
 
 // tagProblem reports a problem of one column of a tag.
 func (l *loader) tagProblem(dev *deviceDraft, i int, column, text string) {
-	if dev.badTags == nil {
-		dev.badTags = map[int]bool{}
-	}
-	dev.badTags[i] = true
 	pos := dev.Tags[i].Source
 	if dev.tagNodes != nil {
 		pos = dev.tagNodes[i].at(column)
@@ -146,7 +142,7 @@ func oneOfAll(names []string) string {
 // a driver cannot know that a value is empty because it was refused.
 func (l *loader) fieldError(dev *deviceDraft, fe *protocols.FieldError) {
 	if fe.Tag >= 0 && fe.Tag < len(dev.Tags) {
-		if dev.badTags[fe.Tag] {
+		if dev.badCells[cell{fe.Tag, fe.Field}] {
 			return
 		}
 		var n *node
@@ -156,13 +152,11 @@ func (l *loader) fieldError(dev *deviceDraft, fe *protocols.FieldError) {
 		l.tagProblem(dev, fe.Tag, fe.Field, fe.Field+": "+l.redact(fe.Text, n))
 		return
 	}
-	n := dev.node.get(fe.Field)
-	pos := dev.node.at(fe.Field)
-	has := slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Pos == pos })
-	if has || n != nil && n.bad {
-		return
+	n := dev.node.find(fe.Field)
+	has := slices.ContainsFunc(l.problems, func(p Problem) bool { return p.Pos == n.pos })
+	if !has && !n.bad {
+		l.problem(n.pos, "%s: %s", fe.Field, l.redact(fe.Text, n))
 	}
-	l.problem(pos, "%s: %s", fe.Field, l.redact(fe.Text, n))
 }
 
 // checkUnits refuses two Modbus devices that would ask the same unit at the

@@ -24,7 +24,7 @@ func (fakeModbus) BusKey(d *protocols.Device) string { return d.Endpoint }
 func (fakeModbus) Check(d *protocols.Device) []*protocols.FieldError {
 	out := checkEndpoint(d, "tcp")
 	address := regexp.MustCompile(`^(holding|input|coil|discrete):([0-9]+)(\.[0-9]+)?$|^[0-9]{5}$`)
-	types := []string{"", "bool", "int16", "uint16", "int32", "uint32", "float32", "float64"}
+	types := []string{"", "bool", "int16", "uint16", "int32", "uint32", "float32", "float64", "string(16)"}
 	for i := range d.Tags {
 		t := &d.Tags[i]
 		m := address.FindStringSubmatch(t.Address)

@@ -108,7 +108,7 @@ func choice(notYet []string, words ...string) form[string] {
 				return s, nil
 			}
 			if slices.Contains(notYet, s) {
-				return "", sentence(fmt.Sprintf("%s is not in this version of Millrace: write %s", s, oneOf(words)))
+				return "", sentence(fmt.Sprintf("%s is not in this version of Millrace: use %s", s, oneOf(words)))
 			}
 			if c := nearest(s, words); c != "" {
 				return "", hint(fmt.Sprintf("did you mean %q?", c))

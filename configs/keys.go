@@ -44,7 +44,7 @@ func rootTable() table[draft] {
 			doc:  "The MQTT brokers that get the readings. Each one has its own place in the buffer.",
 			val: list[draft, uplinkDraft]{
 				table: uplinkTable(),
-				hint:  "write each uplink as an entry: - name: platform",
+				hint:  "each uplink is an entry: - name: platform",
 				add: func(d *draft, n *node) *uplinkDraft {
 					u := &uplinkDraft{node: n}
 					d.uplinks = append(d.uplinks, u)
@@ -66,7 +66,7 @@ func rootTable() table[draft] {
 			doc: "The equipment that is read, one entry for each PLC, meter or machine.",
 			val: list[draft, deviceDraft]{
 				table:  deviceTable(),
-				hint:   "write each device as an entry: - id: press-1",
+				hint:   "each device is an entry: - id: press-1",
 				driver: driverOf,
 				add: func(d *draft, n *node) *deviceDraft {
 					dev := &deviceDraft{node: n}
@@ -119,7 +119,7 @@ func bufferTable() table[Buffer] {
 			// 30 days: longer than any holiday shutdown of a site's network.
 			name: "max_age", def: "720h",
 			doc: "How long a batch may wait. 0: no limit.",
-			val: as(duration(time.Minute, 100*365*24*time.Hour, true), func(b *Buffer, v time.Duration) { b.MaxAge = v }),
+			val: as(duration(time.Minute, 10*365*24*time.Hour, true), func(b *Buffer, v time.Duration) { b.MaxAge = v }),
 		},
 		{
 			// One commit is two fsyncs of 5 to 20 ms on eMMC: at 1 s that is at

@@ -18,8 +18,14 @@ type deviceDraft struct {
 	node     *node
 	security securityDraft
 	auth     authDraft
-	tagNodes []*node      // one for each tag; nil: its tags are in a tag map
-	badTags  map[int]bool // by index: a problem was reported
+	tagNodes []*node // one for each tag; nil: its tags are in a tag map
+	badCells map[cell]bool
+}
+
+// cell is one key of one tag.
+type cell struct {
+	tag  int // its index in the device
+	name string
 }
 
 type securityDraft struct{ policy, mode string }
@@ -164,7 +170,7 @@ func opcuaKeys() []key[deviceDraft] {
 			doc: "How messages are signed and encrypted. Write {policy: Basic256Sha256}, or {policy: None} if the server offers nothing else and the network is trusted.",
 			val: object[deviceDraft, securityDraft]{
 				table: securityTable(),
-				hint:  "write security: {policy: Basic256Sha256}",
+				hint:  "write security: {policy: Basic256Sha256}, or {policy: None} if the network is trusted",
 				at:    func(d *deviceDraft, _ *node) *securityDraft { return &d.security },
 			},
 		},

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"strconv"
+	"strings"
 	"unicode/utf8"
 
 	"millrace/protocols"
@@ -62,11 +63,19 @@ func (n *node) get(name string) *node {
 
 // at returns where the value of a key stands, or the node itself if it does
 // not have the key.
-func (n *node) at(name string) protocols.Position {
-	if v := n.get(name); v != nil {
-		return v.pos
+func (n *node) at(name string) protocols.Position { return n.find(name).pos }
+
+// find returns the value at a path of keys such as security.mode, or as much
+// of the way to it as there is.
+func (n *node) find(path string) *node {
+	for name := range strings.SplitSeq(path, ".") {
+		v := n.get(name)
+		if v == nil {
+			return n
+		}
+		n = v
 	}
-	return n.pos
+	return n
 }
 
 // referred says that the text came, in part at least, from a reference and

@@ -36,13 +36,13 @@ func (l *loader) resolve(n *node) {
 		rest = rest[i:]
 		end := strings.IndexByte(rest, '}')
 		if end < 0 {
-			l.refuse(n, `the reference %q has no closing "}"; write $${ for the characters ${ themselves`, rest)
+			l.refuse(n, `a reference begins with ${ and has no closing "}"; write $${ for the characters ${ themselves`)
 			break
 		}
 		p := piece{raw: rest[:end+1]}
 		value, err := l.lookUp(rest[2:end])
 		if err != nil {
-			l.refuse(n, "%s: %v", p.raw, err)
+			l.refuse(n, "%v", err)
 		}
 		p.value = value
 		n.pieces = append(n.pieces, p)
@@ -54,30 +54,31 @@ func (l *loader) resolve(n *node) {
 	n.text = b.String()
 }
 
-// lookUp returns what the inside of a reference stands for.
+// lookUp returns what the inside of a reference stands for. What is not a
+// reference may be part of a password, and is not shown.
 func (l *loader) lookUp(ref string) (string, error) {
 	scheme, name, _ := strings.Cut(ref, ":")
 	switch {
 	case scheme == "env" && name != "":
 		value, ok := os.LookupEnv(name)
 		if !ok {
-			return "", fmt.Errorf("the environment variable %s is not set", name)
+			return "", fmt.Errorf("${env:%s}: the environment variable %s is not set", name, name)
 		}
 		return value, nil
 	case scheme == "file" && name != "":
 		return l.lookUpFile(name)
 	}
-	return "", errors.New("write ${env:NAME} or ${file:PATH}, or $${ for the characters ${ themselves")
+	return "", errors.New("${ begins a reference: write ${env:NAME} or ${file:PATH}, or $${ for the characters ${ themselves")
 }
 
 func (l *loader) lookUpFile(name string) (string, error) {
 	path := l.abs(name)
 	if info, err := os.Stat(path); err == nil && info.Size() > maxReferredFile {
-		return "", fmt.Errorf("the file is larger than %d KiB; is it the right one?", maxReferredFile>>10)
+		return "", fmt.Errorf("${file:%s}: the file is larger than %d KiB; is it the right one?", name, maxReferredFile>>10)
 	}
 	data, err := os.ReadFile(path)
 	if err != nil {
-		return "", fmt.Errorf("the file cannot be read: %s", plainFileError(err))
+		return "", fmt.Errorf("${file:%s}: the file cannot be read: %s", name, plainFileError(err))
 	}
 	text := strings.TrimSuffix(string(data), "\n")
 	return strings.TrimSuffix(text, "\r"), nil

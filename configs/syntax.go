@@ -106,7 +106,7 @@ func (l *loader) onlyDocument(file *ast.File) ast.Node {
 			continue
 		}
 		if body != nil {
-			l.problem(l.tokenPos(doc.Body.GetToken()),
+			l.problem(l.start(doc.Body),
 				`a second YAML document begins here: a configuration is one document; remove the line "---"`)
 			return nil
 		}
@@ -167,6 +167,15 @@ func (l *loader) tokenPos(t *token.Token) protocols.Position {
 		return l.top()
 	}
 	return l.pos(max(1, t.Position.Line), max(1, t.Position.Column))
+}
+
+// start returns where a node begins. For goccy a block mapping begins at its
+// first colon.
+func (l *loader) start(n ast.Node) protocols.Position {
+	if m, ok := n.(*ast.MappingNode); ok && !m.IsFlowStyle && len(m.Values) > 0 {
+		return l.tokenPos(m.Values[0].Key.GetToken())
+	}
+	return l.tokenPos(n.GetToken())
 }
 
 // converter makes nodes of goccy's tree. What an anchor names becomes one
@@ -240,10 +249,7 @@ func (c *converter) alias(v *ast.AliasNode) *node {
 }
 
 func (c *converter) mapping(m *ast.MappingNode) *node {
-	out := &node{kind: mapNode, pos: c.l.tokenPos(m.Start)}
-	if !m.IsFlowStyle && len(m.Values) > 0 {
-		out.pos = c.l.tokenPos(m.Values[0].Key.GetToken()) // goccy's is the colon's
-	}
+	out := &node{kind: mapNode, pos: c.l.start(m)}
 	var merged []*node
 	for _, e := range m.Values {
 		pos := c.l.tokenPos(e.Key.GetToken())

@@ -46,20 +46,31 @@ func (tb *table[T]) read(l *loader, n *node, t *T, driver string) {
 			k.val.read(l, k.name, &node{kind: textNode, text: k.def, raw: k.def, pos: n.pos}, t)
 		}
 	}
+	var meant []string // by the keys that are written wrong
 	for _, e := range n.entries {
 		i := slices.IndexFunc(tb.keys, func(k key[T]) bool { return k.name == e.name })
 		if i < 0 {
-			l.unknownKey(e, tb.where, tb.names())
+			meant = append(meant, l.unknownKey(e, tb.where, tb.names()))
 			continue
 		}
 		tb.keys[i].readEntry(l, e, t, driver)
 	}
 	for i := range tb.keys {
 		k := &tb.keys[i]
-		if k.required && n.get(k.name) == nil && k.belongs(driver) {
-			l.problem(n.pos, "%s has no %q: add it (%s)", tb.where, k.name, firstSentence(k.doc))
+		if k.required && n.get(k.name) == nil && k.belongs(driver) && !slices.Contains(meant, k.name) {
+			l.problem(n.pos, "%s has no %q: %s", tb.where, k.name, k.howTo())
 		}
 	}
+}
+
+// howTo says what to write for a key that is missing.
+func (k *key[T]) howTo() string {
+	if o, ok := k.val.(interface{ howTo() string }); ok {
+		return o.howTo()
+	}
+	s, _, _ := strings.Cut(k.doc, ". ")
+	s = strings.TrimSuffix(s, ".")
+	return "add it (" + strings.ToLower(s[:1]) + s[1:] + ")"
 }
 
 func (k *key[T]) belongs(driver string) bool { return k.only == "" || k.only == driver }
@@ -72,6 +83,7 @@ func (k *key[T]) readEntry(l *loader, e entry, t *T, driver string) {
 	case k.only != "" && driver != "" && k.only != driver:
 		l.problem(e.pos, "%s is a key of %s devices, but this device's driver is %s: remove it", e.name, k.only, driver)
 	case e.value.kind == nullNode:
+		e.value.bad = true
 		l.problem(e.pos, "%s has no value: write one after the colon, or remove the key", e.name)
 	default:
 		k.val.read(l, e.name, e.value, t)
@@ -89,31 +101,28 @@ func (tb *table[T]) names() []string {
 	return names
 }
 
-func firstSentence(doc string) string {
-	s, _, _ := strings.Cut(doc, ". ")
-	return strings.TrimSuffix(s, ".")
-}
-
 // unknownKey reports a key that its mapping does not have: a slip of the
-// pen, or the key of another mapping.
-func (l *loader) unknownKey(e entry, where string, own []string) {
+// pen, or the key of another mapping. It returns which key of its own mapping
+// was meant, if that is what it is.
+func (l *loader) unknownKey(e entry, where string, own []string) string {
 	if c := nearest(e.name, own); c != "" {
 		l.problem(e.pos, "%s has no key %q; did you mean %q?", where, e.name, c)
-		return
+		return c
 	}
 	for _, other := range l.levels {
 		if other.where != where && slices.Contains(other.names, e.name) {
-			l.problem(e.pos, "%s has no key %q; it belongs into %s: check the indentation", where, e.name, other.where)
-			return
+			l.problem(e.pos, "%s has no key %q, but %s has: check the indentation", where, e.name, other.where)
+			return ""
 		}
 	}
 	for _, other := range l.levels {
 		if c := nearest(e.name, other.names); c != "" && other.where != where {
-			l.problem(e.pos, "%s has no key %q; did you mean %q, which belongs into %s?", where, e.name, c, other.where)
-			return
+			l.problem(e.pos, "%s has no key %q; did you mean %q, which is a key of %s?", where, e.name, c, other.where)
+			return ""
 		}
 	}
 	l.problem(e.pos, "%s has no key %q; it has: %s", where, e.name, strings.Join(own, ", "))
+	return ""
 }
 
 // scalar is a value that is written as one word, number or text.
@@ -163,6 +172,8 @@ func (o object[T, U]) read(l *loader, name string, n *node, t *T) {
 	o.table.read(l, n, o.at(t, n), "")
 }
 
+func (o object[T, U]) howTo() string { return o.hint }
+
 func (o object[T, U]) schema() schema { return o.table.schema() }
 
 // list is a list of mappings.
@@ -192,6 +203,8 @@ func (ls list[T, U]) read(l *loader, name string, n *node, t *T) {
 		ls.table.read(l, item, ls.add(t, item), driver)
 	}
 }
+
+func (ls list[T, U]) howTo() string { return "add it; " + ls.hint }
 
 func (ls list[T, U]) schema() schema {
 	return schema{"type": "array", "items": ls.table.schema()}
@@ -263,6 +276,9 @@ func (f form[V]) parseNode(n *node) (V, error) {
 	case n.kind == mapNode || n.kind == listNode || n.kind == nullNode:
 		return zero, errForm
 	case f.quotes == onlyText && (n.kind == numberNode || n.kind == boolNode):
+		if _, err := f.parse(n.text); err != nil {
+			return zero, err
+		}
 		return zero, hint("put it in quotes")
 	case f.quotes == onlyBare && n.quoted && !n.referred():
 		if _, err := f.parse(n.text); err == nil {

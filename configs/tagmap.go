@@ -179,6 +179,7 @@ func (m *tagMap) header(record []string) bool {
 	m.columns = make([]string, len(record))
 	m.cells = make([]node, len(record))
 	m.noName = make([]bool, len(record))
+	var meant []string // by the names that are written wrong
 	ok := true
 	for i, cell := range record {
 		name := strings.ToLower(strings.TrimSpace(cell))
@@ -189,6 +190,7 @@ func (m *tagMap) header(record []string) bool {
 			m.problem(name, "this column is there twice: remove one of them")
 			ok = false
 		case !slices.Contains(known, name):
+			meant = append(meant, nearest(name, known))
 			suggestion := didYouMean(name, known)
 			if suggestion == "" {
 				suggestion = "; the columns are: " + strings.Join(known, ", ")
@@ -199,9 +201,12 @@ func (m *tagMap) header(record []string) bool {
 		m.columns[i] = name
 	}
 	for _, name := range []string{"name", "address"} {
-		if !slices.Contains(m.columns, name) {
+		if slices.Contains(m.columns, name) {
+			continue
+		}
+		ok = false
+		if !slices.Contains(meant, name) {
 			m.problem("", "the column %q is missing: the first row names the columns, name and address at the least", name)
-			ok = false
 		}
 	}
 	return ok

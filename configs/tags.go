@@ -50,15 +50,29 @@ func (l *loader) inlineTags(n *node, dev *deviceDraft) {
 // readTag reads one row or entry and appends it to the device, also if there
 // is a problem with it, so that the driver can check the rest.
 func (l *loader) readTag(n *node, dev *deviceDraft, t *protocols.Tag) {
-	before := len(l.problems)
 	l.tags.read(l, n, t, "")
-	if len(l.problems) > before {
-		if dev.badTags == nil {
-			dev.badTags = map[int]bool{}
-		}
-		dev.badTags[len(dev.Tags)] = true
-	}
+	dev.noteBadCells(n)
 	dev.Tags = append(dev.Tags, *t)
+}
+
+// noteBadCells remembers what is wrong or missing in the tag that is about to
+// be appended: the driver would only see an empty text there.
+func (dev *deviceDraft) noteBadCells(n *node) {
+	if n.get("address") == nil {
+		dev.noteBadCell("address")
+	}
+	for _, e := range n.entries {
+		if e.value.bad {
+			dev.noteBadCell(e.name)
+		}
+	}
+}
+
+func (dev *deviceDraft) noteBadCell(name string) {
+	if dev.badCells == nil {
+		dev.badCells = map[cell]bool{}
+	}
+	dev.badCells[cell{len(dev.Tags), name}] = true
 }
 
 // tagFile reads the tag map that n names.
