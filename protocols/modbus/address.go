@@ -51,7 +51,7 @@ type address struct {
 }
 
 // tableNames are the words for the tables, the usual ones first.
-var tableNames = [...]struct {
+var tableNames = [...]struct { //nolint:gochecknoglobals // a constant table
 	name  string
 	table table
 }{

@@ -3,6 +3,7 @@ package modbus
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -33,6 +34,8 @@ func parseEndpoint(s string) (string, error) {
 	switch {
 	case u.Hostname() == "":
 		return "", fmt.Errorf("%q names no host: %s", s, want)
+	case !validHost(u.Hostname()):
+		return "", fmt.Errorf("%q is neither a host name nor an IP address: %s", u.Hostname(), want)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/":
 		return "", fmt.Errorf("%q has more than a host and a port: %s", u.Redacted(), want)
 	}
@@ -45,4 +48,15 @@ func parseEndpoint(s string) (string, error) {
 		return "", fmt.Errorf("port %q is not a number from 1 to 65535: %s", port, want)
 	}
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), strconv.FormatUint(n, 10)), nil
+}
+
+// validHost says that s may be an IP address or a name.
+func validHost(s string) bool {
+	if strings.Contains(s, ":") {
+		_, err := netip.ParseAddr(s)
+		return err == nil
+	}
+	return !strings.ContainsFunc(s, func(r rune) bool {
+		return r <= ' ' || r == 0x7f || strings.ContainsRune(`%[]/\?#@<>"`, r)
+	})
 }

@@ -44,7 +44,8 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		return p.result
 	}
 	if err := s.bus.transport.begin(ctx, s.timeout); err != nil {
-		p.giveUp(s.failure(s.requests[s.first], err), protocols.Offline)
+		e := s.failure(s.requests[s.first], err)
+		p.giveUp(e, e.Reason)
 	} else {
 		defer s.bus.transport.end()
 	}

@@ -134,6 +134,9 @@ func (t *tcpTransport) begin(ctx context.Context, timeout time.Duration) error {
 	if t.conn == nil {
 		return errNotConnected
 	}
+	if ctx.Err() != nil { // AfterFunc would take a moment
+		return errStopped
+	}
 	t.timeout = timeout
 	t.release = context.AfterFunc(ctx, t.interrupt)
 	return nil
@@ -216,9 +219,7 @@ func (t *tcpTransport) receive() ([]byte, error) {
 			t.drop(frame)
 		default:
 			t.strangers = 0
-			// A frame that was cut short takes its missing bytes from the
-			// one behind it, and what is left of that is no frame.
-			return frame, t.checkHeader()
+			return frame, t.checkBehind()
 		}
 	}
 }
@@ -311,12 +312,35 @@ func (t *tcpTransport) checkHeader() error {
 	if protocol == 0 && length >= 2 && length <= maxFrame-(headerBytes-1) {
 		return nil
 	}
+	return t.outOfStep(fmt.Sprintf("no Modbus TCP frame (protocol %d, length %d)", protocol, length))
+}
+
+// checkBehind looks at what came in one piece with the answer. It can only
+// be a late answer, or the same once more. Anything else is what remains of
+// a frame that had to make up for bytes missing in the answer, which is not
+// to be trusted then.
+func (t *tcpTransport) checkBehind() error {
+	if t.head == t.tail {
+		return nil
+	}
+	if err := t.checkHeader(); err != nil {
+		return err
+	}
+	if waiting := t.buf[t.head:t.tail]; len(waiting) >= 6 {
+		if id := binary.BigEndian.Uint16(waiting); id == t.id || t.isLost(id) {
+			return nil
+		}
+	}
+	return t.outOfStep("an answer with something else behind it")
+}
+
+// outOfStep closes the connection: where the next frame begins is not known.
+func (t *tcpTransport) outOfStep(what string) error {
 	_ = t.close()
 	return &wireError{
-		kind: protocols.KindNotConnected,
-		what: fmt.Sprintf("what came back is no Modbus TCP frame (protocol %d, length %d); the connection is closed", protocol, length),
+		kind: protocols.KindNotConnected, err: errMalformed,
+		what: "what came back is " + what + "; the connection is closed",
 		hint: "is it a Modbus TCP port, not RTU over TCP or another protocol?",
-		err:  errMalformed,
 	}
 }
 
@@ -363,13 +387,19 @@ func (t *tcpTransport) dropWaiting() error {
 // drop notes that frame was answered after all, or that it answers nothing.
 func (t *tcpTransport) drop(frame []byte) {
 	id := binary.BigEndian.Uint16(frame)
-	if t.lost != nil && t.lost[id/64]>>(id%64)&1 != 0 {
+	if t.isLost(id) {
 		t.lost[id/64] &^= 1 << (id % 64)
 		t.lostCount--
 		return
 	}
 	t.strangers++
 	t.stranger = id
+}
+
+// isLost says that the request with this id timed out, and its answer has
+// not come since.
+func (t *tcpTransport) isLost(id uint16) bool {
+	return t.lost != nil && t.lost[id/64]>>(id%64)&1 != 0
 }
 
 // lose notes that the current request got no answer (yet).
@@ -384,7 +414,7 @@ func (t *tcpTransport) lose() {
 // nextID goes on to an id that no answer on its way can have.
 func (t *tcpTransport) nextID() {
 	t.id += idStep
-	for t.lost != nil && t.lost[t.id/64]>>(t.id%64)&1 != 0 {
+	for t.isLost(t.id) {
 		t.id += idStep
 	}
 }

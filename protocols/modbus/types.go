@@ -27,7 +27,7 @@ const (
 
 // scalarTypes are the names of the types and the registers they fill; 0: as
 // many as it says.
-var scalarTypes = [...]struct {
+var scalarTypes = [...]struct { //nolint:gochecknoglobals // a constant table
 	name      string
 	registers int
 }{
@@ -47,7 +47,7 @@ var scalarTypes = [...]struct {
 }
 
 // otherNames are what people write who come from elsewhere.
-var otherNames = map[string]string{
+var otherNames = map[string]string{ //nolint:gochecknoglobals // a constant table
 	"float":   "float32 or float64",
 	"real":    "float32",
 	"single":  "float32",
@@ -169,25 +169,29 @@ func unknownType(name string) error {
 	return fmt.Errorf("unknown type %q: expected bool, int16, uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32, string(N), bytes(N), or an array such as uint16[4]", name)
 }
 
-// editDistance is the Levenshtein distance of two short texts.
+// editDistance is how many letters must be put in, left out, changed or
+// swapped with their neighbours to make b of a.
 func editDistance(a, b string) int {
 	if len(a) > 32 {
 		return len(a)
 	}
+	before, last := make([]int, len(b)+1), make([]int, len(b)+1)
 	row := make([]int, len(b)+1)
 	for j := range row {
 		row[j] = j
 	}
 	for i := range len(a) {
-		diagonal := row[0]
+		before, last, row = last, row, before
 		row[0] = i + 1
 		for j := range len(b) {
-			cost := diagonal
+			change := last[j]
 			if a[i] != b[j] {
-				cost++
+				change++
 			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, diagonal+1)
+			row[j+1] = min(change, row[j]+1, last[j+1]+1)
+			if i > 0 && j > 0 && a[i] == b[j-1] && a[i-1] == b[j] {
+				row[j+1] = min(row[j+1], before[j-1]+1)
+			}
 		}
 	}
 	return row[len(b)]

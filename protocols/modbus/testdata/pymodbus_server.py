@@ -1,0 +1,33 @@
+"""A Modbus TCP server on pymodbus 3.0 (Debian's python3-pymodbus).
+
+Usage: pymodbus_server.py PORT. It serves unit 1 with 1000 addresses in each
+table. Lines on standard input such as "holding 10 1 2 3" set values; each is
+answered by "ok". It ends with standard input.
+"""
+import os
+import sys
+import threading
+
+from pymodbus.datastore import (ModbusSequentialDataBlock, ModbusServerContext,
+                                ModbusSlaveContext)
+from pymodbus.server import StartTcpServer
+
+FUNCTION = {"coil": 1, "discrete": 2, "holding": 3, "input": 4}
+
+
+def obey(unit):
+    for line in sys.stdin:
+        table, addr, *values = line.split()
+        unit.setValues(FUNCTION[table], int(addr), [int(v) for v in values])
+        print("ok", flush=True)
+    os._exit(0)
+
+
+def block():
+    return ModbusSequentialDataBlock(0, [0] * 1000)
+
+
+unit = ModbusSlaveContext(di=block(), co=block(), hr=block(), ir=block(), zero_mode=True)
+threading.Thread(target=obey, args=(unit,), daemon=True).start()
+StartTcpServer(context=ModbusServerContext(slaves={1: unit}, single=False),
+               address=("127.0.0.1", int(sys.argv[1])), allow_reuse_address=True)
