@@ -1,0 +1,23 @@
+// Package buffer is the store and forward between the field and the
+// platforms: the only place where readings wait.
+//
+// Records are opaque to it. They are appended to a tail in memory; a writer
+// goroutine commits to segment files what no acknowledgement of all uplinks
+// made needless within the commit interval. Every uplink has a place of its
+// own in the order (a cursor) that only acknowledgements move, and a
+// forwarder that hands records and gap notices to its Publisher. A record
+// that was appended is acknowledged by every uplink or announced to it in a
+// Gap.
+//
+// The directory holds:
+//
+//   - lock: held while a process uses the directory
+//   - state.db: streams, cursors, gaps to be announced, summaries of the
+//     segments, and small values of others (bbolt)
+//   - ORDINAL-FIRST-STREAM.seg: a segment, the records of one stream from
+//     seq FIRST on (bbolt, append only, unlinked as a whole)
+//   - damaged-N-NAME: files that could not be read, kept for a look at them
+//     as far as the size limit allows
+//   - opening: names the file that is being opened; found at a start, that
+//     file killed the agent and is set aside
+package buffer

@@ -1,0 +1,328 @@
+package buffer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultMinBackoff = time.Second
+	defaultMaxBackoff = time.Minute
+	// ackPatience is how long a forwarder that ends waits for the
+	// acknowledgements of what is in flight.
+	ackPatience = 1500 * time.Millisecond
+	rescuePause = 200 * time.Millisecond
+)
+
+// ForwardOptions of one Forward. The zero value works.
+type ForwardOptions struct {
+	// MinBackoff and MaxBackoff bound the wait before the next attempt to
+	// connect; it doubles with each failure. 0: 1 s and 1 min.
+	MinBackoff, MaxBackoff time.Duration
+	// Rand returns a number in [0, 1) by which the wait is spread between its
+	// half and its whole; nil: from math/rand/v2.
+	Rand func() float64
+	// OnState, if not nil, is told of every change of the connection, by the
+	// goroutine of Forward.
+	OnState func(ForwardState)
+}
+
+// ForwardState is the state of an uplink's connection.
+type ForwardState struct {
+	Connected bool
+	Err       error         // why it is not connected; nil at the end
+	Retry     time.Duration // when the next attempt is made
+}
+
+func (o *ForwardOptions) fill() {
+	if o.MinBackoff <= 0 {
+		o.MinBackoff = defaultMinBackoff
+	}
+	if o.MaxBackoff < o.MinBackoff {
+		o.MaxBackoff = max(defaultMaxBackoff, o.MinBackoff)
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.OnState == nil {
+		o.OnState = func(ForwardState) {}
+	}
+}
+
+// errLost: the session ended.
+var errLost = errors.New("the connection was lost")
+
+// Forward hands the records and gap notices of one uplink to p, in order,
+// until ctx ends, the buffer is closed, or the uplink is removed
+// (ErrUnknownUplink). It connects, sends, and takes the acknowledgements; when
+// the session is lost it connects anew, ever more slowly, and begins with the
+// first item that was not acknowledged. Nothing else moves the uplink's
+// place. One Forward per uplink runs at a time. When it is to end it waits
+// at most 1.5 s for the acknowledgements of what is in flight.
+func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o ForwardOptions) error {
+	o.fill()
+	u, err := b.claim(name)
+	if err != nil {
+		return err
+	}
+	defer b.active.Done()
+	defer b.unclaim(u)
+	// Close ends the forwarders, too.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() {
+		select {
+		case <-b.done:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+
+	f := &forwarder{b: b, u: u, p: p, o: o}
+	defer f.close()
+	backoff := time.Duration(0)
+	for ctx.Err() == nil {
+		acked := u.ackedCount(b)
+		err := f.session(ctx)
+		if errors.Is(err, ErrUnknownUplink) || ctx.Err() != nil {
+			o.OnState(ForwardState{})
+			if errors.Is(err, ErrUnknownUplink) {
+				return err
+			}
+			break
+		}
+		if u.ackedCount(b) > acked {
+			backoff = 0 // it worked for a while
+		}
+		backoff = min(max(2*backoff, o.MinBackoff), o.MaxBackoff)
+		wait := backoff/2 + time.Duration(o.Rand()*float64(backoff/2))
+		o.OnState(ForwardState{Err: err, Retry: wait})
+		select {
+		case <-ctx.Done():
+		case <-time.After(wait):
+		}
+	}
+	return nil
+}
+
+func (b *Buffer) claim(name string) (*uplink, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u := b.uplinks[name]
+	switch {
+	case b.closed:
+		return nil, ErrClosed
+	case u == nil:
+		return nil, fmt.Errorf("%w %q", ErrUnknownUplink, name)
+	case u.claimed:
+		return nil, fmt.Errorf("uplink %q is being forwarded already", name)
+	}
+	u.claimed = true
+	b.active.Add(1)
+	return u, nil
+}
+
+func (b *Buffer) unclaim(u *uplink) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u.claimed = false
+}
+
+func (u *uplink) ackedCount(b *Buffer) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return u.acked
+}
+
+// forwarder is one run of Forward.
+type forwarder struct {
+	b  *Buffer
+	u  *uplink
+	p  Publisher
+	o  ForwardOptions
+	bt batch
+}
+
+func (f *forwarder) close() {
+	if f.bt.decoder != nil {
+		f.bt.decoder.close()
+	}
+}
+
+// session connects and sends until the session is lost or ctx ends.
+func (f *forwarder) session(ctx context.Context) error {
+	b, u := f.b, f.u
+	over := &atomic.Bool{}
+	b.mu.Lock()
+	base := u.token // acknowledgements of earlier sessions mean nothing
+	u.rewind()
+	b.mu.Unlock()
+	f.bt.reset(0)
+	lost, err := f.p.Connect(ctx, func(token uint64) {
+		if token > base && !over.Load() {
+			b.land(u, token)
+		}
+	})
+	if err != nil {
+		return err
+	}
+	defer f.p.Disconnect()
+	defer over.Store(true)
+	f.setConnected(true)
+	defer f.setConnected(false)
+
+	// A Send that waits for room in the window ends with the session.
+	sctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go func() {
+		select {
+		case <-lost:
+			cancel(errLost)
+		case <-sctx.Done():
+		}
+	}()
+	err = f.pump(sctx)
+	if ctx.Err() != nil {
+		f.awaitAcks(lost)
+		return ctx.Err()
+	}
+	if cause := context.Cause(sctx); cause != nil {
+		return cause
+	}
+	return err
+}
+
+func (f *forwarder) setConnected(on bool) {
+	f.b.mu.Lock()
+	f.u.connected = on
+	f.b.mu.Unlock()
+	if on {
+		f.o.OnState(ForwardState{Connected: true})
+	}
+}
+
+// pump sends what there is, and waits for more.
+func (f *forwarder) pump(ctx context.Context) error {
+	for {
+		st, g, err := f.b.next(f.u, &f.bt)
+		if err != nil {
+			f.b.log.Warn("the buffer cannot be read; trying again", "uplink", f.u.name, "err", err)
+			select {
+			case <-ctx.Done():
+				return ctx.Err()
+			case <-time.After(rescuePause):
+			}
+			continue
+		}
+		switch st {
+		case stepRecords:
+			err = f.sendBatch(ctx)
+		case stepGap:
+			err = f.sendGap(ctx, g)
+		case stepWait:
+			select {
+			case <-ctx.Done():
+			case <-f.u.notify:
+			}
+		case stepGone:
+			return fmt.Errorf("%w %q: it was removed", ErrUnknownUplink, f.u.name)
+		case stepAgain:
+		}
+		if err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+func (f *forwarder) sendBatch(ctx context.Context) error {
+	bt := &f.bt
+	for ; bt.at < len(bt.recs); bt.at++ {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		r := &bt.recs[bt.at]
+		token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: r.Time, readings: r.Readings})
+		if err := f.p.Send(ctx, token, *r); err != nil {
+			f.b.recall(f.u, token)
+			return err
+		}
+	}
+	return nil
+}
+
+func (f *forwarder) sendGap(ctx context.Context, g *pendingGap) error {
+	f.b.mu.Lock()
+	if f.u.removed || f.u.nextGap() != g {
+		f.b.mu.Unlock()
+		return nil
+	}
+	v := f.u.view(g)
+	g.flying = true
+	token := f.u.launch(flight{at: g.end(), time: v.Oldest, gap: true})
+	f.b.mu.Unlock()
+	if err := f.p.SendGap(ctx, token, v); err != nil {
+		f.b.recall(f.u, token)
+		return err
+	}
+	return nil
+}
+
+func (b *Buffer) launch(u *uplink, f flight) uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return u.launch(f)
+}
+
+func (b *Buffer) recall(u *uplink, token uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	u.recall(token)
+}
+
+// land takes an acknowledgement.
+func (b *Buffer) land(u *uplink, token uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if u.removed || !u.land(token) {
+		return
+	}
+	b.release()
+	if len(u.flying()) == 0 && u.ending {
+		u.waiting = true
+		u.wake()
+	}
+	if b.arming || len(b.segments) == 0 && !u.gapsDirty {
+		return
+	}
+	b.arming = true
+	b.kickWriter()
+}
+
+// awaitAcks gives what is in flight some time.
+func (f *forwarder) awaitAcks(lost <-chan struct{}) {
+	timer := time.NewTimer(ackPatience)
+	defer timer.Stop()
+	for {
+		f.b.mu.Lock()
+		f.u.ending = len(f.u.flying()) > 0
+		ending := f.u.ending
+		f.b.mu.Unlock()
+		if !ending {
+			return
+		}
+		select {
+		case <-f.u.notify:
+		case <-lost:
+			return
+		case <-timer.C:
+			return
+		}
+	}
+}

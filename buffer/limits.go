@@ -1,0 +1,314 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// keepActive: a drained segment that can still grow is kept so long, and
+	// while it is small, because the next outage may need one at once.
+	keepActive     = time.Minute
+	keepActiveSize = 1 << 20
+
+	// Times before this one are those of a clock that was never set.
+	firstSaneTime = 1577836800000 // 2020-01-01 in Unix ms
+)
+
+// reclaim unlinks the segments that every uplink has passed.
+func (b *Buffer) reclaim() error {
+	if s := b.w.current; s != nil && b.passed(s) {
+		small := b.o.CommitInterval == 0 || s.size < keepActiveSize
+		if small && b.clock()-b.w.wrote < keepActive && !b.closedNow() {
+			return nil
+		}
+		b.sealActive()
+	}
+	b.mu.Lock()
+	n := 0
+	for n < len(b.segments) && !b.segments[n].active && b.allPast(b.segments[n].end()) {
+		n++
+	}
+	passed := slices.Clone(b.segments[:n])
+	b.mu.Unlock()
+	if n == 0 {
+		return nil
+	}
+	// The cursors are saved first: a crash in between must not find a hole
+	// that nobody has acknowledged. On a full disk that may be impossible,
+	// and unlinking is what makes room.
+	err := b.saveState()
+	if err != nil && !isFull(err) {
+		return err
+	}
+	b.remove(passed)
+	return b.saveState()
+}
+
+func (b *Buffer) closedNow() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.closed
+}
+
+func (b *Buffer) passed(s *segment) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.allPast(s.end())
+}
+
+// allPast tells, under the lock, whether every uplink's cursor is at p or
+// beyond it.
+func (b *Buffer) allPast(p place) bool {
+	for _, u := range b.uplinks {
+		if u.cursor.before(p) {
+			return false
+		}
+	}
+	return true
+}
+
+// remove unlinks segments and forgets them.
+func (b *Buffer) remove(segments []*segment) {
+	b.mu.Lock()
+	b.segments = slices.DeleteFunc(b.segments, func(s *segment) bool { return slices.Contains(segments, s) })
+	for _, s := range segments {
+		delete(b.w.sealed, s.start())
+		b.w.gone = append(b.w.gone, s.start())
+	}
+	b.mu.Unlock()
+	for _, s := range segments {
+		b.disk.files.forget(s)
+		if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+			b.log.Warn("a drained buffer file cannot be removed", "file", s.path, "err", err)
+		}
+	}
+}
+
+// makeDiskRoom gives up what is oldest until need more bytes fit.
+func (b *Buffer) makeDiskRoom(need int64) error {
+	for b.diskSize()+need > b.o.MaxSize {
+		if b.dropSetAside() {
+			continue
+		}
+		s := b.oldestSegment()
+		if s == nil {
+			return nil // a limit that small is exceeded rather than nothing kept
+		}
+		if err := b.evict(s, ReasonFull); err != nil {
+			return fmt.Errorf("make room: %w", err)
+		}
+	}
+	return nil
+}
+
+// diskSize is the size of all files.
+func (b *Buffer) diskSize() int64 {
+	size := fileSize(filepath.Join(b.disk.dir, stateName))
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, s := range b.segments {
+		size += s.size
+	}
+	b.counts.stateSize = size
+	for _, a := range b.counts.setAside {
+		size += a.size
+	}
+	return size
+}
+
+func (b *Buffer) oldestSegment() *segment {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if len(b.segments) == 0 {
+		return nil
+	}
+	return b.segments[0]
+}
+
+// dropSetAside removes the oldest damaged file that was kept: what was not
+// sent yet is worth more.
+func (b *Buffer) dropSetAside() bool {
+	b.mu.Lock()
+	if len(b.counts.setAside) == 0 {
+		b.mu.Unlock()
+		return false
+	}
+	path := b.counts.setAside[0].path
+	b.counts.setAside = b.counts.setAside[1:]
+	b.mu.Unlock()
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		b.log.Warn("a damaged buffer file cannot be removed", "file", path, "err", err)
+	}
+	return true
+}
+
+// keepAge gives up segments in which all is too old, and returns when to look
+// again.
+func (b *Buffer) keepAge() time.Duration {
+	if b.o.MaxAge <= 0 {
+		return forever
+	}
+	if wait := b.w.lookedAt + lookEvery - b.clock(); b.w.lookedAt > 0 && wait > 0 {
+		return wait
+	}
+	b.w.lookedAt = b.clock()
+	limit := b.o.Now().Add(-b.o.MaxAge).UnixMilli()
+	for limit > firstSaneTime {
+		s := b.oldestSegment()
+		if s == nil {
+			return forever
+		}
+		b.mu.Lock()
+		old := s.newest < limit && s.newest > firstSaneTime
+		b.mu.Unlock()
+		if !old {
+			break
+		}
+		if err := b.evict(s, ReasonOld); err != nil {
+			b.diskSays(err)
+			break
+		}
+	}
+	return lookEvery
+}
+
+// evict gives up a whole segment: it tells every uplink exactly what it will
+// not get, makes that durable, and unlinks the file.
+func (b *Buffer) evict(s *segment, reason string) error {
+	if s == b.w.current {
+		b.sealActive()
+	}
+	m := b.measureSegment(s)
+	b.mu.Lock()
+	most := uint64(0)
+	for _, u := range b.uplinks {
+		lost := uint64(0)
+		for _, part := range u.uncovered(s.ord, s.first, s.last) {
+			g := m.gap(part[0], part[1])
+			g.Stream, g.Reason = s.stream, reason
+			u.miss(s.ord, g)
+			lost += g.Readings
+		}
+		most = max(most, lost)
+		u.wake()
+	}
+	b.counts.dropped[reason] += most
+	b.mu.Unlock()
+	if err := b.saveState(); err != nil {
+		return err
+	}
+	b.remove([]*segment{s})
+	b.log.Warn("the buffer gave up its oldest file", "file", s.name(), "reason", reason, "readings", most)
+	return nil
+}
+
+// measure is what the headers of a segment's chunks say; for the chunks that
+// an uplink's cursor stands in, what their records say.
+type measure struct {
+	spans []span
+}
+
+// span is one chunk, or one record.
+type span struct {
+	first, last    uint64
+	oldest, newest int64
+	readings       uint64
+}
+
+// measureSegment reads what s holds. Chunks in which some uplink's cursor
+// stands are split into their records. What cannot be read counts for
+// nothing: how many readings that was is not known.
+func (b *Buffer) measureSegment(s *segment) *measure {
+	m := &measure{}
+	db, err := b.disk.files.acquire(s)
+	if err != nil {
+		return m
+	}
+	defer b.disk.files.release(s)
+	b.mu.Lock()
+	var cursors []place
+	for _, u := range b.uplinks {
+		// Cursors move on meanwhile: split as far as what is on its way.
+		cursors = append(cursors, u.cursor, u.sent)
+	}
+	b.mu.Unlock()
+	dec, err := newChunkDecoder()
+	if err != nil {
+		return m
+	}
+	defer dec.close()
+	err = view(db, func(tx *bolt.Tx) error {
+		chunks, err := chunkBucket(tx, s)
+		if err != nil {
+			return err
+		}
+		return chunks.ForEach(func(_, v []byte) error {
+			m.add(s, v, cursors, dec)
+			return nil
+		})
+	})
+	if errors.Is(err, errBroken) {
+		b.disk.files.abandon(s)
+	}
+	return m
+}
+
+// add adds a chunk: whole, or record by record where a cursor may stand.
+func (m *measure) add(s *segment, v []byte, cursors []place, dec *chunkDecoder) {
+	h, err := parseChunkHeader(v)
+	if err != nil {
+		return
+	}
+	whole := span{h.first, h.last(), h.oldest, h.newest, h.readings}
+	// Uplinks come in pairs: what is acknowledged, what is handed over.
+	inside := false
+	for i := 0; i+1 < len(cursors); i += 2 {
+		inside = inside || !place{s.ord, h.last()}.before(cursors[i]) && !cursors[i+1].before(place{s.ord, h.first})
+	}
+	if !inside {
+		m.spans = append(m.spans, whole)
+		return
+	}
+	h, body, err := parseChunk(v, streamTag(s.stream))
+	if err != nil {
+		m.spans = append(m.spans, whole)
+		return
+	}
+	recs, _, err := dec.decode(&h, body, nil, nil)
+	if err != nil {
+		m.spans = append(m.spans, whole)
+		return
+	}
+	for i := range recs {
+		r := &recs[i]
+		m.spans = append(m.spans, span{r.Seq, r.Seq, r.Time, r.Time, uint64(r.Readings)})
+	}
+}
+
+// gap sums up what is between from and to.
+func (m *measure) gap(from, to uint64) Gap {
+	g := Gap{From: from, To: to}
+	for _, s := range m.spans {
+		if s.last < from || s.first > to {
+			continue
+		}
+		g.Readings += s.readings
+		g.Oldest, g.Newest = older(g.Oldest, s.oldest), max(g.Newest, s.newest)
+	}
+	return g
+}
+
+func fileSize(path string) int64 {
+	info, err := os.Stat(path)
+	if err != nil {
+		return 0
+	}
+	return info.Size()
+}

@@ -1,0 +1,18 @@
+package buffer
+
+import (
+	"os"
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+// childVar makes the test binary run as a child process: see child_test.go.
+const childVar = "MILLRACE_BUFFER_CHILD"
+
+func TestMain(m *testing.M) {
+	if mode := os.Getenv(childVar); mode != "" {
+		os.Exit(runChild(mode))
+	}
+	goleak.VerifyTestMain(m)
+}

@@ -1,0 +1,317 @@
+package buffer
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"math"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+const (
+	// What a forwarder copies out at once: bounds on its memory.
+	batchRecords = 128
+	batchBytes   = 256 << 10
+	batchStored  = 64 << 10
+)
+
+// step is what a forwarder has to do next.
+type step int
+
+const (
+	stepWait    step = iota // nothing is there
+	stepGap                 // a gap notice is next
+	stepRecords             // the batch holds records
+	stepAgain               // something was found out; ask again
+	stepGone                // the uplink was removed
+)
+
+// batch is what a forwarder copied out of the buffer. It belongs to one
+// forwarder and is used again and again.
+type batch struct {
+	ord     uint64
+	recs    []Record
+	at      int // the next one to be sent
+	arena   []byte
+	stored  []byte // chunks as they are on the disk
+	heads   []chunkHeader
+	ends    []int
+	decoder *chunkDecoder
+}
+
+// next fills the batch, or says what else is next for u.
+func (b *Buffer) next(u *uplink, bt *batch) (step, *pendingGap, error) {
+	b.mu.Lock()
+	if u.removed {
+		b.mu.Unlock()
+		return stepGone, nil, nil
+	}
+	g := u.nextGap()
+	upTo := place{math.MaxUint64, math.MaxUint64}
+	if g != nil {
+		upTo = place{g.ord, g.From - 1}
+		if !u.sent.before(upTo) {
+			b.mu.Unlock()
+			return stepGap, g, nil
+		}
+	}
+	expected := uint64(1)
+	if u.sent.ord == b.ord {
+		expected = u.sent.seq + 1
+	}
+	s := b.segmentAfter(u.sent)
+	switch {
+	case (s == nil || s.ord == b.ord) && b.tail.first <= expected && expected <= b.visible() && b.tail.has(expected) &&
+		place{b.ord, expected - 1}.before(upTo):
+		last := b.visible()
+		if upTo.ord == b.ord {
+			last = min(last, upTo.seq)
+		}
+		b.copyTail(bt, expected, last)
+		b.mu.Unlock()
+		return stepRecords, nil, nil
+	case s != nil && !upTo.before(s.start()):
+		after, until, d := u.sent, s.last, b.disk
+		if upTo.ord == s.ord {
+			until = min(until, upTo.seq)
+		}
+		b.mu.Unlock()
+		st, err := b.fromSegment(d, u, s, after, until, bt)
+		return st, nil, err
+	case g != nil:
+		b.mu.Unlock()
+		return stepGap, g, nil
+	case s == nil && b.tail.has(b.visible()) && b.tail.first > expected:
+		// It should not be: all that left the tail is on the disk,
+		// acknowledged, or announced. If it is, it is not kept silent.
+		missing := u.uncovered(b.ord, expected, b.tail.first-1)
+		for _, part := range missing {
+			u.miss(b.ord, Gap{Stream: b.o.Stream, From: part[0], To: part[1], Reason: ReasonDamaged})
+		}
+		b.mu.Unlock()
+		return stepAgain, nil, nil
+	}
+	u.waiting = true
+	b.mu.Unlock()
+	return stepWait, nil, nil
+}
+
+// segmentAfter returns the first segment that holds something beyond p.
+func (b *Buffer) segmentAfter(p place) *segment {
+	for _, s := range b.segments {
+		if p.before(s.end()) {
+			return s
+		}
+	}
+	return nil
+}
+
+// copyTail copies records out of the tail.
+func (b *Buffer) copyTail(bt *batch, from, to uint64) {
+	bt.reset(b.ord)
+	size := 0
+	last := from - 1
+	for seq := from; seq <= to && last-from+1 < batchRecords; seq++ {
+		n := len(b.tail.entry(seq).data)
+		if size > 0 && size+n > batchBytes {
+			break
+		}
+		size += n
+		last = seq
+	}
+	bt.room(size)
+	for seq := from; seq <= last; seq++ {
+		r := b.tail.record(seq)
+		start := len(bt.arena)
+		bt.arena = append(bt.arena, r.Data...)
+		r.Data = bt.arena[start:len(bt.arena):len(bt.arena)]
+		r.Stream = b.o.Stream
+		bt.recs = append(bt.recs, r)
+	}
+}
+
+func (bt *batch) reset(ord uint64) {
+	bt.ord, bt.at = ord, 0
+	bt.recs, bt.arena = bt.recs[:0], bt.arena[:0]
+}
+
+// room makes the arena large enough for size bytes: Data points into it.
+func (bt *batch) room(size int) {
+	if cap(bt.arena) < size || cap(bt.arena) > 4*batchBytes && size < batchBytes {
+		bt.arena = make([]byte, 0, max(size, 32<<10))
+	}
+}
+
+// fromSegment fills the batch with the records of s after after up to until.
+func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until uint64, bt *batch) (step, error) {
+	expected := s.first
+	if after.ord == s.ord {
+		expected = max(after.seq+1, 1)
+	} else if after.ord < s.ord {
+		expected = 1
+	}
+	bt.reset(s.ord)
+	err := b.copyChunks(d, s, expected, until, bt)
+	if err != nil {
+		return stepAgain, b.unreadable(s, err)
+	}
+	if len(bt.heads) == 0 {
+		b.hole(u, s, expected, until)
+		return stepAgain, nil
+	}
+	if first := bt.heads[0]; first.first > expected && first.first > first.floor+1 {
+		// All up to the floor was acknowledged by every uplink; the rest of
+		// the hole was lost.
+		if b.hole(u, s, max(expected, first.floor+1), min(first.first-1, until)) {
+			return stepAgain, nil
+		}
+	}
+	if err := bt.unpack(s.stream, expected, until); err != nil {
+		return stepAgain, err
+	}
+	if len(bt.recs) == 0 {
+		b.hole(u, s, expected, min(until, bt.heads[len(bt.heads)-1].last()))
+		return stepAgain, nil
+	}
+	return stepRecords, nil
+}
+
+// unreadable handles a segment that cannot be read: a damaged one is rescued.
+// Any other error (no memory, no file handles) is returned, for a retry.
+func (b *Buffer) unreadable(s *segment, err error) error {
+	if !isDamage(err) && !isMissing(err) {
+		return fmt.Errorf("read %s: %w", s.path, err)
+	}
+	b.mu.Lock()
+	active := s.active
+	if active {
+		b.suspect = s
+	}
+	b.mu.Unlock()
+	if active {
+		b.kickWriter()
+		return fmt.Errorf("read %s: %w", s.path, err)
+	}
+	b.rescue(s, err)
+	return nil
+}
+
+// hole says that u will not get the records from to until of s, which are
+// not in the file, and moves on. It returns whether there was anything that u
+// still waited for.
+func (b *Buffer) hole(u *uplink, s *segment, from, until uint64) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	parts := u.uncovered(s.ord, from, until)
+	for _, part := range parts {
+		u.miss(s.ord, Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged})
+	}
+	if len(parts) == 0 {
+		if end := (place{s.ord, until}); u.sent.before(end) {
+			u.sent = end
+		}
+	}
+	return len(parts) > 0
+}
+
+// copyChunks copies the chunks that hold records from expected to until out
+// of the file, as far as a batch goes, in one short transaction. A damaged
+// chunk ends a batch, and is stepped over where it would begin one.
+func (b *Buffer) copyChunks(d *disk, s *segment, expected, until uint64, bt *batch) error {
+	bt.stored, bt.heads, bt.ends = bt.stored[:0], bt.heads[:0], bt.ends[:0]
+	db, err := d.files.acquire(s)
+	if err != nil {
+		return err
+	}
+	defer d.files.release(s)
+	tag := streamTag(s.stream)
+	err = view(db, func(tx *bolt.Tx) error {
+		chunks, err := chunkBucket(tx, s)
+		if err != nil {
+			return err
+		}
+		c := chunks.Cursor()
+		raw := 0
+		for k, v := seekChunk(c, expected); k != nil; k, v = c.Next() {
+			h, body, err := parseChunk(v, tag)
+			if err != nil || h.last() < expected {
+				if len(bt.heads) > 0 {
+					return nil
+				}
+				continue
+			}
+			if h.first > until {
+				return nil
+			}
+			if len(bt.heads) > 0 && (h.first != bt.heads[len(bt.heads)-1].last()+1 ||
+				len(bt.stored)+len(body) > batchStored || raw+int(h.rawLen) > batchBytes) {
+				return nil
+			}
+			raw += int(h.rawLen)
+			bt.stored = append(bt.stored, body...)
+			bt.heads = append(bt.heads, h)
+			bt.ends = append(bt.ends, len(bt.stored))
+		}
+		return nil
+	})
+	if errors.Is(err, errBroken) {
+		d.files.abandon(s)
+	}
+	return err
+}
+
+// seekChunk moves c to the chunk in which seq is, or the first one after it.
+func seekChunk(c *bolt.Cursor, seq uint64) (k, v []byte) {
+	key := seqKey(seq)
+	k, v = c.Seek(key)
+	if bytes.Equal(k, key) {
+		return k, v
+	}
+	// The one before may reach beyond seq.
+	if k == nil {
+		k, v = c.Last()
+	} else {
+		k, v = c.Prev()
+	}
+	if k == nil {
+		return c.First()
+	}
+	return k, v
+}
+
+// unpack decodes the copied chunks and keeps what is from expected to until.
+func (bt *batch) unpack(stream string, expected, until uint64) error {
+	if bt.decoder == nil {
+		d, err := newChunkDecoder()
+		if err != nil {
+			return err
+		}
+		bt.decoder = d
+	}
+	size := 0
+	for i := range bt.heads {
+		size += int(bt.heads[i].rawLen)
+	}
+	bt.room(size)
+	start := 0
+	for i := range bt.heads {
+		recs, arena, err := bt.decoder.decode(&bt.heads[i], bt.stored[start:bt.ends[i]], bt.recs, bt.arena)
+		if err != nil {
+			// The checksum fits and the content does not: our own fault. The
+			// records before it are good; the hole shows by itself.
+			break
+		}
+		bt.recs, bt.arena = recs, arena
+		start = bt.ends[i]
+	}
+	keep := bt.recs[:0]
+	for _, r := range bt.recs {
+		if r.Seq >= expected && r.Seq <= until {
+			r.Stream = stream
+			keep = append(keep, r)
+		}
+	}
+	bt.recs = keep
+	return nil
+}

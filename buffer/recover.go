@@ -1,0 +1,355 @@
+package buffer
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+const (
+	damagedPrefix = "damaged-"
+	adoptEvery    = 10 * time.Second
+)
+
+// asideFile is a damaged file that was kept.
+type asideFile struct {
+	path string
+	size int64
+}
+
+// recover prepares the directory and takes over what earlier runs left. It
+// fails only where going on would harm: another process is at work.
+func (b *Buffer) recover() error {
+	err := b.takeOver()
+	if err == nil || b.disk != nil {
+		return err
+	}
+	if errors.Is(err, ErrInUse) {
+		return err
+	}
+	b.diskErr = fmt.Errorf("the buffer works from memory alone: %w", err)
+	b.log.Warn("the buffer's directory cannot be used; going on in memory", "dir", b.o.Dir, "err", err)
+	for _, name := range b.o.Uplinks {
+		b.uplinks[name] = newUplink(name, cursor{at: place{b.ord, 0}}, nil)
+	}
+	return nil
+}
+
+// takeOver opens the directory. With an error and no b.disk, it is as if it
+// had not been called.
+func (b *Buffer) takeOver() error {
+	if err := os.MkdirAll(b.o.Dir, dirMode); err != nil {
+		return err
+	}
+	lock, err := lockDir(b.o.Dir)
+	if err != nil {
+		return err
+	}
+	state, rebuilt, err := b.openState()
+	if err != nil {
+		_ = lock.Close() // the first error says more
+		return err
+	}
+	d := &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, b.clock)}
+	im, err := state.read()
+	if err == nil {
+		b.w.values, err = state.values()
+	}
+	var segments []*segment
+	if err == nil {
+		segments, err = b.list(d, im)
+	}
+	if err != nil {
+		_ = d.close()
+		return err
+	}
+	b.mu.Lock()
+	b.disk = d
+	b.segments = segments
+	b.ord = nextOrdinal(im, segments)
+	b.takeUplinks(im, rebuilt)
+	b.mu.Unlock()
+	if err := b.streamIsNew(im, segments); err != nil {
+		b.disk = nil
+		return errors.Join(err, d.close())
+	}
+	b.examine(im)
+	b.begin(im)
+	return nil
+}
+
+// openState opens state.db. A damaged one is set aside and made again: what
+// it said follows from the segments, but for the cursors, which then stand at
+// the oldest record. Repeats are allowed, loss is not.
+func (b *Buffer) openState() (f *stateFile, rebuilt bool, err error) {
+	path := filepath.Join(b.o.Dir, stateName)
+	_, err = os.Stat(path)
+	rebuilt = errors.Is(err, os.ErrNotExist)
+	if b.marked() == stateName {
+		b.log.Warn("the last start died opening state.db; setting it aside", "dir", b.o.Dir)
+		err = fmt.Errorf("%w: opening it killed the agent", errStructure)
+	} else {
+		f, err = b.tryState()
+	}
+	if err == nil || !isDamage(err) {
+		return f, rebuilt, err
+	}
+	b.log.Warn("the buffer's state.db is damaged; setting it aside and going on from the oldest record", "err", err)
+	if err := b.setAside(path); err != nil {
+		return nil, false, err
+	}
+	clearMarker(b.o.Dir)
+	f, err = b.tryState()
+	return f, true, err
+}
+
+func (b *Buffer) tryState() (*stateFile, error) {
+	if err := setMarker(b.o.Dir, stateName); err != nil && !isReadOnly(err) {
+		return nil, err
+	}
+	f, err := openStateFile(b.o.Dir)
+	clearMarker(b.o.Dir)
+	return f, err
+}
+
+// marked returns the name of the file that was being opened when the last
+// process died.
+func (b *Buffer) marked() string {
+	name, err := os.ReadFile(filepath.Join(b.o.Dir, markerName))
+	if err != nil {
+		return ""
+	}
+	return string(name)
+}
+
+// setAside renames a damaged file so that it is in nobody's way.
+func (b *Buffer) setAside(path string) error {
+	for n := 1; ; n++ {
+		aside := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%d-%s", damagedPrefix, n, filepath.Base(path)))
+		if _, err := os.Lstat(aside); err == nil {
+			continue
+		}
+		if err := os.Rename(path, aside); err != nil {
+			return fmt.Errorf("set a damaged file aside: %w", err)
+		}
+		b.mu.Lock()
+		b.counts.setAside = append(b.counts.setAside, asideFile{aside, fileSize(aside)})
+		b.mu.Unlock()
+		return syncDir(filepath.Dir(path))
+	}
+}
+
+// list finds the segments and the files set aside, and clears away what a
+// crash left half done.
+func (b *Buffer) list(d *disk, im *stateImage) ([]*segment, error) {
+	entries, err := os.ReadDir(d.dir)
+	if err != nil {
+		return nil, err
+	}
+	var segments []*segment
+	b.counts.setAside = nil
+	for _, e := range entries {
+		path := filepath.Join(d.dir, e.Name())
+		switch {
+		case strings.HasPrefix(e.Name(), damagedPrefix):
+			b.counts.setAside = append(b.counts.setAside, asideFile{path, fileSize(path)})
+		case strings.HasSuffix(e.Name(), tmpSuffix):
+			_ = os.Remove(path) // never was part of the buffer
+		case strings.HasSuffix(e.Name(), savedSuffix):
+			// The damaged one is set aside first; what was saved takes its place.
+			path, err = finishSalvage(path)
+			if err != nil {
+				return nil, err
+			}
+		}
+		if s, ok := parseSegmentName(path); ok && !slices.ContainsFunc(segments, func(o *segment) bool { return o.path == s.path }) {
+			segments = append(segments, s)
+		}
+	}
+	slices.SortFunc(segments, func(x, y *segment) int {
+		if x.start().before(y.start()) {
+			return -1
+		}
+		return 1
+	})
+	for _, s := range segments {
+		s.size = fileSize(s.path)
+		if sum, ok := im.segments[s.start()]; ok && sum.last >= s.first {
+			s.last, s.oldest, s.newest, s.readings, s.sealed = sum.last, sum.oldest, sum.newest, sum.readings, true
+		}
+	}
+	return segments, nil
+}
+
+// finishSalvage completes what a crash interrupted: while the damaged file
+// still has its name the salvage begins anew.
+func finishSalvage(saved string) (string, error) {
+	path := strings.TrimSuffix(saved, savedSuffix)
+	if _, err := os.Stat(path); err == nil {
+		return saved, os.Remove(saved)
+	}
+	return path, os.Rename(saved, path)
+}
+
+func nextOrdinal(im *stateImage, segments []*segment) uint64 {
+	highest := uint64(0)
+	for ord := range im.streams {
+		highest = max(highest, ord)
+	}
+	for _, s := range segments {
+		highest = max(highest, s.ord)
+	}
+	for _, c := range im.cursors {
+		highest = max(highest, c.at.ord)
+	}
+	return highest + 1
+}
+
+func (b *Buffer) streamIsNew(im *stateImage, segments []*segment) error {
+	used := slices.ContainsFunc(segments, func(s *segment) bool { return s.stream == b.o.Stream })
+	for _, id := range im.streams {
+		used = used || id == b.o.Stream
+	}
+	if used {
+		return fmt.Errorf("stream id %q was used before: %w", b.o.Stream, ErrStreamUsed)
+	}
+	return nil
+}
+
+// takeUplinks puts every uplink at its place: where state.db says; at the
+// oldest record, if state.db was lost; at the present, if it is new.
+func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
+	clear(b.uplinks)
+	for _, name := range b.o.Uplinks {
+		c, known := im.cursors[name]
+		if !known && !rebuilt {
+			c = cursor{at: place{b.ord, 0}}
+		}
+		u := newUplink(name, c, im.gaps[name])
+		u.cursorDirty, u.gapsDirty = true, !known
+		b.uplinks[name] = u
+	}
+	for name := range im.cursors {
+		if b.uplinks[name] == nil {
+			b.removed = append(b.removed, name)
+		}
+	}
+}
+
+// examine learns what the segments hold that have no summary (the last one
+// of a run that was killed), and rescues the one whose opening killed it.
+func (b *Buffer) examine(im *stateImage) {
+	suspect := b.marked()
+	for _, s := range slices.Clone(b.segments) {
+		var err error
+		switch {
+		case s.name() == suspect:
+			err = fmt.Errorf("%w: opening it killed the agent", errStructure)
+		case s.sealed:
+			continue
+		default:
+			err = b.look(s)
+		}
+		if err != nil {
+			b.rescue(s, err)
+		}
+	}
+	clearMarker(b.o.Dir)
+	b.clampOverlaps()
+	for p := range im.segments {
+		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.start() == p }) {
+			b.w.gone = append(b.w.gone, p)
+		}
+	}
+}
+
+func (b *Buffer) look(s *segment) error {
+	db, err := b.disk.files.acquire(s)
+	if err != nil {
+		return err
+	}
+	defer b.disk.files.release(s)
+	if err := inspect(db, s); err != nil {
+		if errors.Is(err, errBroken) {
+			b.disk.files.abandon(s)
+		}
+		return err
+	}
+	if s.last < s.first {
+		return fmt.Errorf("%w: %s holds no records", errFormat, s.name())
+	}
+	b.seal(s)
+	return nil
+}
+
+// clampOverlaps: a commit that failed may be in its file all the same, while
+// its records went to the next one, too.
+func (b *Buffer) clampOverlaps() {
+	for i := range len(b.segments) - 1 {
+		s, next := b.segments[i], b.segments[i+1]
+		if s.ord == next.ord && s.last >= next.first {
+			s.last = next.first - 1
+		}
+	}
+}
+
+// begin writes the new stream into state.db and forgets the streams of which
+// nothing is left.
+func (b *Buffer) begin(im *stateImage) {
+	b.mu.Lock()
+	c := b.collect()
+	b.mu.Unlock()
+	c.stream = &streamRow{b.ord, b.o.Stream}
+	for ord := range im.streams {
+		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.ord == ord }) {
+			c.pruned = append(c.pruned, ord)
+		}
+	}
+	_, err := b.disk.state.write(c)
+	b.diskSize()
+	if err != nil {
+		b.mu.Lock()
+		b.restore(c)
+		b.mu.Unlock()
+		b.diskSays(err)
+	}
+}
+
+// adoptLater tries the directory again that could not be used at the start
+// (its disk was not mounted yet, say). It is taken only if it holds no
+// records: those would have to go out before the ones of this run. At the
+// next start they will.
+func (b *Buffer) adoptLater() time.Duration {
+	segments, err := filepath.Glob(filepath.Join(b.o.Dir, "*"+segmentSuffix))
+	if err != nil || len(segments) > 0 {
+		return adoptEvery
+	}
+	if _, err := os.Stat(filepath.Join(b.o.Dir, stateName)); err == nil {
+		return adoptEvery
+	}
+	if err := os.MkdirAll(b.o.Dir, dirMode); err != nil {
+		return adoptEvery
+	}
+	lock, err := lockDir(b.o.Dir)
+	if err != nil {
+		return adoptEvery
+	}
+	state, err := b.tryState()
+	if err != nil {
+		_ = lock.Close() // nothing was written under it
+		return adoptEvery
+	}
+	b.mu.Lock()
+	b.disk = &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, b.clock)}
+	for _, u := range b.uplinks {
+		u.cursorDirty, u.gapsDirty = true, true
+	}
+	b.mu.Unlock()
+	b.begin(&stateImage{})
+	b.diskSays(nil)
+	return 0
+}

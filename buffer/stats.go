@@ -1,0 +1,126 @@
+package buffer
+
+import (
+	"maps"
+	"time"
+)
+
+// counts are what Stats adds up; the buffer's lock covers them.
+type counts struct {
+	appended  uint64
+	commits   uint64
+	written   uint64
+	dropped   map[string]uint64
+	stateSize int64
+	setAside  []asideFile
+}
+
+// Stats is a look at the buffer.
+type Stats struct {
+	Stream        string            // id of this run
+	Appended      uint64            // batches appended in this run
+	Batches       uint64            // batches that some uplink has not acknowledged
+	DiskBytes     int64             // size of all files
+	MaxBytes      int64             // what DiskBytes is bounded by
+	TailBatches   int               // batches in memory
+	TailBytes     int64             // memory they take
+	Oldest        time.Time         // when the oldest batch that waits arrived; zero: none waits
+	DiskError     string            // why the disk takes nothing; "": it does
+	Dropped       map[string]uint64 // readings given up in this run, by reason
+	Commits       uint64            // transactions written in this run
+	Written       uint64            // bytes bbolt wrote for them
+	Segments      int               // files that hold records
+	SetAside      int               // damaged files that are kept
+	SetAsideBytes int64             // their size
+	Uplinks       map[string]UplinkStats
+}
+
+// UplinkStats is a look at one uplink's place in the buffer.
+type UplinkStats struct {
+	Connected bool      // a session is up
+	Lag       uint64    // batches that it has not acknowledged
+	InFlight  int       // of them, on their way
+	Oldest    time.Time // when the oldest of them arrived; zero: there is none
+	Acked     uint64    // batches acknowledged, over all runs
+	Gaps      int       // gap notices it has still to get
+	Dropped   uint64    // readings it will not get, noticed in this run
+}
+
+// Stats returns the buffer's figures. It is cheap, and never waits for the
+// disk.
+func (b *Buffer) Stats() Stats {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s := Stats{
+		Stream: b.o.Stream, Appended: b.counts.appended, MaxBytes: b.o.MaxSize,
+		TailBatches: b.tail.n, TailBytes: b.tail.bytes, Dropped: maps.Clone(b.counts.dropped),
+		Commits: b.counts.commits, Written: b.counts.written,
+		Segments: len(b.segments), SetAside: len(b.counts.setAside),
+		Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
+	}
+	s.DiskBytes = b.counts.stateSize
+	for _, seg := range b.segments {
+		s.DiskBytes += seg.size
+	}
+	for _, a := range b.counts.setAside {
+		s.SetAsideBytes += a.size
+	}
+	s.DiskBytes += s.SetAsideBytes
+	if b.diskErr != nil {
+		s.DiskError = b.diskErr.Error()
+	}
+	for name, u := range b.uplinks {
+		us := b.uplinkStats(u)
+		s.Uplinks[name] = us
+		s.Batches = max(s.Batches, us.Lag)
+		if !us.Oldest.IsZero() && (s.Oldest.IsZero() || us.Oldest.Before(s.Oldest)) {
+			s.Oldest = us.Oldest
+		}
+	}
+	return s
+}
+
+func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
+	s := UplinkStats{
+		Connected: u.connected, InFlight: len(u.flying()), Acked: u.acked, Gaps: len(u.gaps), Dropped: u.dropped,
+	}
+	oldest := int64(0)
+	for _, seg := range b.segments {
+		if seg.ord == b.ord || !u.cursor.before(seg.end()) {
+			continue
+		}
+		oldest = older(oldest, seg.oldest)
+		if seg.ord == u.cursor.ord && u.cursor.seq >= seg.first {
+			s.Lag += seg.last - u.cursor.seq
+		} else {
+			s.Lag += seg.count()
+		}
+	}
+	seq := uint64(0) // of this stream, acknowledged
+	if u.cursor.ord == b.ord {
+		seq = u.cursor.seq
+	}
+	s.Lag += b.tail.next() - 1 - seq
+	for _, g := range u.gaps {
+		if g.ord == b.ord {
+			s.Lag -= min(s.Lag, g.To-g.From+1)
+		}
+	}
+	switch flying := u.flying(); {
+	case len(flying) > 0 && flying[0].time != 0:
+		oldest = flying[0].time
+	case oldest != 0 || s.Lag == 0:
+	case b.tail.has(seq + 1):
+		oldest = b.tail.entry(seq + 1).time
+	default:
+		if seg := b.segmentAfter(u.cursor); seg != nil {
+			oldest = seg.oldest
+		} else if b.tail.n > 0 {
+			oldest = b.tail.entry(b.tail.first).time
+		}
+	}
+	if oldest != 0 && s.Lag > 0 {
+		s.Oldest = time.UnixMilli(oldest)
+	}
+	return s
+}
