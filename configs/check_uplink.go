@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
-	"os"
 	"strings"
 
 	"millrace/protocols"
@@ -34,6 +33,10 @@ func (l *loader) checkUplinks(d *draft) {
 		}
 	}
 }
+
+// maxPEM is the size up to which a certificate file is read. The bundle of
+// all public authorities has 220 kB.
+const maxPEM = 4 << 20
 
 // checkClient refuses two uplinks that would throw each other out: a broker
 // ends the connection of the one when the other connects.
@@ -109,10 +112,10 @@ func (l *loader) pemFile(path *string, name string, n *node) []byte {
 	}
 	written := *path
 	*path = l.abs(written)
-	data, err := os.ReadFile(*path)
+	data, err := readFile(*path, maxPEM)
 	if err != nil {
 		v := n.get(name)
-		l.problem(v.pos, "%s: the file %s cannot be read: %s", name, l.display(v.raw), plainFileError(err))
+		l.problem(v.pos, "%s: the file %s cannot be read: %v", name, l.display(v.raw), err)
 		return nil
 	}
 	return data

@@ -22,8 +22,8 @@ func TestMain(m *testing.M) {
 		"MILLRACE_TEST_SECRET": testSecret,
 		"ROBOT_PASSWORD":       "secret",
 	} {
-		if err := os.Setenv(name, value); err != nil { //nolint:usetesting // for parallel tests, which cannot set it
-			panic(err) //nolint:forbidigo // before any test runs
+		if err := os.Setenv(name, value); err != nil { // t.Setenv is not for parallel tests
+			panic(err)
 		}
 	}
 	os.Exit(m.Run())

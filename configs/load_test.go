@@ -224,8 +224,7 @@ func TestMissingConfiguration(t *testing.T) {
 		t.Errorf("got  %v\nwant %s", err, want)
 	}
 	_, err = configs.Load("testdata", drivers())
-	var ps configs.Problems
-	if !errors.As(err, &ps) {
+	if _, ok := errors.AsType[configs.Problems](err); !ok {
 		t.Errorf("a directory: %v", err)
 	}
 }

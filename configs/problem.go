@@ -15,7 +15,7 @@ const maxProblems = 50
 
 // Problem is one mistake in the configuration: where it is, and what to do
 // about it.
-type Problem struct {
+type Problem struct { //nolint:errname // what users and callers call it; it is shown, never compared
 	Pos  protocols.Position
 	Text string
 }
@@ -46,7 +46,7 @@ func line(pos protocols.Position) string {
 
 // Problems is everything that is wrong with a configuration: the YAML file's
 // problems first, then those of each tag map, each file from top to bottom.
-type Problems []Problem
+type Problems []Problem //nolint:errname // see Problem
 
 // Error returns all problems, one a line.
 func (ps Problems) Error() string {

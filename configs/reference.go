@@ -72,13 +72,9 @@ func (l *loader) lookUp(ref string) (string, error) {
 }
 
 func (l *loader) lookUpFile(name string) (string, error) {
-	path := l.abs(name)
-	if info, err := os.Stat(path); err == nil && info.Size() > maxReferredFile {
-		return "", fmt.Errorf("${file:%s}: the file is larger than %d KiB; is it the right one?", name, maxReferredFile>>10)
-	}
-	data, err := os.ReadFile(path)
+	data, err := readFile(l.abs(name), maxReferredFile)
 	if err != nil {
-		return "", fmt.Errorf("${file:%s}: the file cannot be read: %s", name, plainFileError(err))
+		return "", fmt.Errorf("${file:%s}: the file cannot be read: %w", name, err)
 	}
 	text := strings.TrimSuffix(string(data), "\n")
 	return strings.TrimSuffix(text, "\r"), nil
@@ -92,6 +88,28 @@ func (l *loader) abs(path string) string {
 	return filepath.Join(l.dir, path)
 }
 
+// readFile reads a file that the configuration names. Its errors do not name
+// the file: the configuration's own words for it are known better.
+func readFile(path string, most int64) ([]byte, error) {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return nil, errors.New(plainFileError(err))
+	case info.IsDir():
+		return nil, errors.New("it is a directory")
+	case !info.Mode().IsRegular():
+		// Reading a pipe or a terminal might never end.
+		return nil, errors.New("it is not a regular file")
+	case info.Size() > most:
+		return nil, fmt.Errorf("it is larger than %d KiB; is it the right one?", most>>10)
+	}
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, errors.New(plainFileError(err))
+	}
+	return data, nil
+}
+
 // plainFileError returns why a file could not be read, without its path.
 func plainFileError(err error) string {
 	switch {
@@ -100,8 +118,7 @@ func plainFileError(err error) string {
 	case errors.Is(err, fs.ErrPermission):
 		return "permission denied"
 	}
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		return pe.Err.Error()
 	}
 	return err.Error()

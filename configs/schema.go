@@ -3,6 +3,7 @@ package configs
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strconv"
 )
 
@@ -87,9 +88,7 @@ func (tb *table[T]) driverRules() []schema {
 
 func (k *key[T]) schema() schema {
 	s := schema{}
-	for name, v := range k.val.schema() {
-		s[name] = v
-	}
+	maps.Copy(s, k.val.schema())
 	s["description"] = k.doc
 	if k.def != "" {
 		s["default"] = defaultOf(k.def)

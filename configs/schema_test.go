@@ -23,7 +23,7 @@ func TestSchemaFile(t *testing.T) {
 	golden(t, "schema.json", string(s))
 }
 
-var compiled = sync.OnceValues(func() (*jsonschema.Schema, error) { //nolint:gochecknoglobals // compiled once for all tests
+var compiled = sync.OnceValues(func() (*jsonschema.Schema, error) {
 	s, err := configs.Schema()
 	if err != nil {
 		return nil, err

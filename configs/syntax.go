@@ -57,15 +57,16 @@ func (l *loader) cleanYAML(data []byte) ([]byte, bool) {
 			l.problem(l.pos(i+1, 1), "this line is not UTF-8 text: save the file as UTF-8")
 			return nil, false
 		}
-		if j := strings.IndexByte(s, 0); j >= 0 {
+		if strings.Contains(s, "\x00") {
 			l.problem(l.pos(i+1, 1), "this line has a zero byte: is this a text file?")
 			return nil, false
 		}
 		indent := s[:len(s)-len(strings.TrimLeft(s, " \t"))]
 		if j := strings.IndexByte(indent, '\t'); j >= 0 && len(indent) < len(s) && s[len(indent)] != '#' {
-			if tabs++; tabs == 1 {
+			if tabs == 0 {
 				tabPos = l.pos(i+1, j+1)
 			}
+			tabs++
 		}
 	}
 	if tabs > 0 {

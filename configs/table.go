@@ -290,16 +290,14 @@ func (f form[V]) parseNode(n *node) (V, error) {
 
 // explain returns the message for a value that parseNode refused.
 func (f form[V]) explain(n *node, err error) string {
-	var s sentence
-	if errors.As(err, &s) {
+	if s, ok := errors.AsType[sentence](err); ok {
 		return string(s)
 	}
 	text := fmt.Sprintf("expected %s, got %s", f.want, n.describe())
 	if n.referred() {
 		return text + ", which stands for something else"
 	}
-	var h hint
-	if errors.As(err, &h) {
+	if h, ok := errors.AsType[hint](err); ok {
 		text += "; " + string(h)
 	}
 	return text

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -22,18 +21,13 @@ const maxTagMap = 64 << 20
 func (l *loader) csvFile(n *node, dev *deviceDraft) {
 	path := l.abs(n.text)
 	shown := l.display(n.raw)
-	info, err := os.Stat(path)
-	if err == nil && info.Size() > maxTagMap {
-		l.problem(n.pos, "tags: the tag map %s is larger than %d MiB; is it the right file?", shown, maxTagMap>>20)
-		return
-	}
-	data, err := os.ReadFile(path)
+	data, err := readFile(path, maxTagMap)
 	if err != nil {
 		suggestion := ""
 		if c := nearFile(path); c != "" && !n.referred() {
 			suggestion = fmt.Sprintf("; did you mean %q?", strings.TrimSuffix(n.text, filepath.Base(n.text))+c)
 		}
-		l.problem(n.pos, "tags: the tag map %s cannot be read: %s%s", shown, plainFileError(err), suggestion)
+		l.problem(n.pos, "tags: the tag map %s cannot be read: %v%s", shown, err, suggestion)
 		return
 	}
 	m := tagMap{l: l, dev: dev, file: shown}
@@ -148,8 +142,7 @@ func blankLines(data []byte) int {
 }
 
 func plainCSV(err error) string {
-	var pe *csv.ParseError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*csv.ParseError](err); ok {
 		err = pe.Err
 	}
 	switch {
