@@ -76,7 +76,7 @@ func BenchmarkSubscribe(b *testing.B) {
 // the values away.
 func BenchmarkSubscribeBare(b *testing.B) {
 	srv, addresses := benchServer(b)
-	ctx, cancel := context.WithCancel(context.Background())
+	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	c, err := gopcua.NewClient(srv.Endpoint(), gopcua.AutoReconnect(false), gopcua.AuthAnonymous(), gopcua.AuthPolicyID("anonymous"))
 	if err != nil {

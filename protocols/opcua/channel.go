@@ -85,7 +85,7 @@ func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
 	}
 	if err != nil {
 		_ = tcp.Close()
-		return nil, errors.Join(ctx.Err(), err)
+		return nil, errors.Join(ctx.Err(), foreign(err))
 	}
 	return uacp.NewConn(tcp, &uacp.Acknowledge{
 		ReceiveBufSize: chunkSize,
@@ -95,10 +95,27 @@ func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
 	})
 }
 
+// foreign says that whoever listens there does not speak OPC UA, unless the
+// error has a plainer cause.
+func foreign(err error) error {
+	if _, said := errors.AsType[*uacp.Error](err); said {
+		return err
+	}
+	if _, network := errors.AsType[net.Error](err); network || errors.Is(err, io.EOF) {
+		return err
+	}
+	return fmt.Errorf("whoever listens there does not answer like an OPC UA server; check the port: %w", err)
+}
+
+// errBroken is behind every connection whose reader has lost its place.
+var errBroken = errors.New("the stream from the server cannot be followed any more")
+
 // because returns what broke the channel, if that is known, instead of the
-// io.EOF that a waiting request sees.
+// io.EOF or the time-out that a waiting request sees. gopcua's reader goes on
+// after a chunk that it cannot make sense of, and then understands nothing.
 func (c *channel) because(err error) error {
-	if !errors.Is(err, io.EOF) {
+	timeout := errors.Is(err, ua.StatusBadTimeout) || errors.Is(err, context.DeadlineExceeded)
+	if !timeout && !errors.Is(err, io.EOF) {
 		return err
 	}
 	for {
@@ -106,6 +123,9 @@ func (c *channel) because(err error) error {
 		case e := <-c.errs:
 			if said, ok := errors.AsType[*uacp.Error](e); ok {
 				return said
+			}
+			if _, ok := errors.AsType[ua.StatusCode](e); !ok && timeout {
+				return fmt.Errorf("%w: %w", errBroken, e)
 			}
 		default:
 			return err

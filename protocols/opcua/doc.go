@@ -10,6 +10,10 @@
 // connection is reported, and the loop above closes and connects again, with
 // everything made anew.
 //
+// The server's certificate must be in the trust list whenever the channel is
+// signed or encrypted, and also without that if a password is encrypted for it:
+// a secret told to a stranger is no secret.
+//
 // A reading's source time is the server's SourceTimestamp, or its
 // ServerTimestamp where it gives no other.
 package opcua

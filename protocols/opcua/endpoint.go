@@ -146,6 +146,7 @@ func (s security) rank(e *ua.EndpointDescription, at *url.URL) int {
 	if s.mode != ua.MessageSecurityModeInvalid && e.SecurityMode != s.mode {
 		return -1
 	}
+	// Only the last digit is the address's.
 	rank := strength*100 + int(e.SecurityMode)*10
 	if u, err := url.Parse(e.EndpointURL); err == nil {
 		if u.Host == at.Host {
@@ -157,6 +158,9 @@ func (s security) rank(e *ua.EndpointDescription, at *url.URL) int {
 	}
 	return rank
 }
+
+// strength compares the security of endpoints that fit.
+func (s security) strength(e *ua.EndpointDescription) int { return s.rank(e, &url.URL{}) / 10 }
 
 func (s security) modeText() string {
 	if s.mode == ua.MessageSecurityModeInvalid {

@@ -33,8 +33,12 @@ func (b *bus) classify(err error) (protocols.ErrorKind, protocols.Reason, string
 		timeout   = fmt.Sprintf("no answer within %s; check the address and the network, or raise the device's timeout", b.conf.timeout)
 	)
 	switch {
-	case errors.As(err, &untrusted), errors.Is(err, errNoAnonymous), errors.Is(err, errNoUsername), errors.Is(err, errClearText), errors.Is(err, errUnproven):
+	case errors.As(err, &untrusted), errors.Is(err, errNoAnonymous), errors.Is(err, errNoUsername), errors.Is(err, errClearText), errors.Is(err, errUnproven), errors.Is(err, errDowngraded):
 		return protocols.KindUntrusted, protocols.Offline, err.Error()
+	case errors.Is(err, errBroken):
+		return protocols.KindNotConnected, protocols.Malformed, err.Error()
+	case errors.Is(err, errShutOut):
+		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server closed the connection when the secure channel was opened; it may not trust this gateway: on the server, mark %s as trusted", b.driver.certPath())
 	case errors.Is(err, context.Canceled):
 		return protocols.KindNotConnected, protocols.Offline, "stopped"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):

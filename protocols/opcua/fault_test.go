@@ -3,6 +3,7 @@ package opcua_test
 import (
 	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -300,5 +301,37 @@ func TestSecureSimulator(t *testing.T) {
 	d.OPCUA.SecurityPolicy = "None"
 	if err := open(t, driver(t), d).Connect(context.Background()); err == nil || !strings.Contains(err.Error(), "it offers: Basic256Sha256/Sign, Basic256Sha256/SignAndEncrypt") {
 		t.Fatalf("%v", err)
+	}
+}
+
+// TestForeignServer connects to servers of other kinds.
+func TestForeignServer(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ says, want string }{
+		"web":      {"HTTP/1.1 400 Bad Request\r\n\r\n", "does not answer like an OPC UA server"},
+		"huge":     {"ACKF\xff\xff\xff\x7f", "does not answer like an OPC UA server"},
+		"cut ack":  {"ACKF\x1c\x00\x00\x00\x00", "does not answer like an OPC UA server"},
+		"says no":  {"ERRF\x10\x00\x00\x00\x00\x00\x7d\x80\xff\xff\xff\xff", "BadTcpServerTooBusy"},
+		"tiny ack": {"ACKF\x1c\x00\x00\x00" + strings.Repeat("\x00", 20), "only 0 bytes"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			go func() {
+				if conn, err := ln.Accept(); err == nil {
+					_, _ = conn.Read(make([]byte, 1000))
+					_, _ = conn.Write([]byte(c.says))
+					_ = conn.Close()
+				}
+			}()
+			err = open(t, driver(t), device("opc.tcp://"+ln.Addr().String())).Connect(context.Background())
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("%v", err)
+			}
+		})
 	}
 }

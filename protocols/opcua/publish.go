@@ -26,6 +26,9 @@ const (
 	publishTimeout = time.Hour
 	// publishPause follows a PublishRequest that the server had no room for.
 	publishPause = time.Second
+	// maxAhead is how many messages may wait for one before them. No server that
+	// answers PublishRequests in their order lets it come to that.
+	maxAhead = 100
 	// watchEvery is how often the watchdog looks.
 	watchEvery = 250 * time.Millisecond
 	// probeAfter is how long nothing at all may come before the server is asked
@@ -55,6 +58,7 @@ type publisher struct {
 	// as the one who makes a subscription also empties the reports.
 	deliver sync.Mutex
 	acks    []*ua.SubscriptionAcknowledgement
+	gaps    map[*subscription]struct{} // those with messages that wait for an earlier one
 
 	began   time.Time
 	heard   atomic.Int64 // when anything came from the server, since began
@@ -70,10 +74,10 @@ type message struct {
 func newPublisher(b *bus, s *session) *publisher {
 	// It outlives the call that makes it, up to the end of the session.
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &publisher{bus: b, session: s, log: b.log, cancel: cancel, subs: make(map[uint32]*subscription), began: time.Now()}
+	p := &publisher{bus: b, session: s, log: b.log, cancel: cancel, subs: make(map[uint32]*subscription), gaps: make(map[*subscription]struct{}), began: time.Now()}
 	p.start = sync.OnceFunc(func() {
-		for range publishers {
-			p.wg.Go(func() { p.publish(ctx) })
+		for i := range publishers {
+			p.wg.Go(func() { p.publish(ctx, i) })
 		}
 		p.wg.Go(func() { p.watch(ctx) })
 	})
@@ -107,13 +111,20 @@ func (p *publisher) add(ctx context.Context, sub *subscription, interval time.Du
 
 func (p *publisher) now() int64 { return int64(time.Since(p.began)) }
 
-// publish sends one PublishRequest after another.
-func (p *publisher) publish(ctx context.Context) {
+// publish sends one PublishRequest after another. who counts the goroutines
+// that do so.
+func (p *publisher) publish(ctx context.Context, who int) {
 	for ctx.Err() == nil {
 		res, err := answer[*ua.PublishResponse](p.session.ch.request(ctx, p.request(), p.session.token, publishTimeout))
+		at := p.bus.driver.o.Now()
+		p.deliver.Lock()
+		if err == nil {
+			p.take(ctx, who, res, at)
+		}
+		p.passed(ctx, who)
+		p.deliver.Unlock()
 		switch {
 		case err == nil:
-			p.take(ctx, res, p.bus.driver.o.Now())
 		case errors.Is(err, ua.StatusBadTimeout):
 		case errors.Is(err, ua.StatusBadTooManyPublishRequests):
 			pause(ctx, publishPause)
@@ -174,10 +185,9 @@ func (p *publisher) send(ctx context.Context, r protocols.Report) {
 	p.blocked.Store(false)
 }
 
-// take works on one response, which arrived at the given time.
-func (p *publisher) take(ctx context.Context, res *ua.PublishResponse, at time.Time) {
-	p.deliver.Lock()
-	defer p.deliver.Unlock()
+// take works on one response, which arrived at the given time. Like all that
+// it calls, it wants deliver held.
+func (p *publisher) take(ctx context.Context, who int, res *ua.PublishResponse, at time.Time) {
 	p.making.Lock()
 	sub := p.subs[res.SubscriptionID]
 	p.making.Unlock()
@@ -189,40 +199,82 @@ func (p *publisher) take(ctx context.Context, res *ua.PublishResponse, at time.T
 	sub.heard.Store(now)
 	n, m := res.NotificationMessage.SequenceNumber, &message{at: at, data: res.NotificationMessage.NotificationData}
 	if len(m.data) == 0 {
-		// A keep-alive: what it followed has been sent before.
-		p.deliverAhead(ctx, sub)
+		// A keep-alive.
 		if len(sub.failed) > 0 {
-			p.report(ctx, sub, &message{at: at})
+			p.report(ctx, sub, m)
 		}
 		return
 	}
-	p.order(ctx, sub, n, m)
+	p.order(ctx, who, sub, n, m)
 	p.acks = append(p.acks, &ua.SubscriptionAcknowledgement{SubscriptionID: sub.id, SequenceNumber: n})
 }
 
-// order delivers messages in the order of their numbers: two goroutines take
-// responses, and the later one may be the first to get here.
-func (p *publisher) order(ctx context.Context, sub *subscription, n uint32, m *message) {
+// order delivers messages in the order of their numbers. Several goroutines
+// take responses, and the one with the earlier may be the later to get here.
+func (p *publisher) order(ctx context.Context, who int, sub *subscription, n uint32, m *message) {
 	switch {
-	case n == sub.next || n == 0: // 0 is no number; some servers do not count
+	case n == 0: // no number; some servers do not count
 		p.report(ctx, sub, m)
-		if n != 0 {
-			sub.next = following(n)
-		}
-	case int32(n-sub.next) < 0:
-		return // it came twice
-	default:
-		sub.ahead[n] = m
-		if len(sub.ahead) >= publishers {
-			// Every goroutine has been here since: what is missing never came.
-			p.deliverAhead(ctx, sub)
-		}
 		return
+	case int32(n-sub.next) < 0:
+		return // it came twice, or too late
 	}
-	for m, ok := sub.ahead[sub.next]; ok; m, ok = sub.ahead[sub.next] {
+	if n != sub.next && len(sub.ahead) == 0 {
+		p.waitFor(sub, who)
+	}
+	before := sub.next
+	sub.ahead[n] = m
+	p.deliverNext(ctx, sub)
+	switch {
+	case len(sub.ahead) == 0:
+		delete(p.gaps, sub)
+	case sub.next != before:
+		p.waitFor(sub, who) // for another one
+	}
+}
+
+// waitFor notes that a message is missing, which any goroutine but the given
+// one may have in its hands.
+func (p *publisher) waitFor(sub *subscription, who int) {
+	sub.unseen = (1<<publishers - 1) &^ (1 << who)
+	p.gaps[sub] = struct{}{}
+}
+
+// passed notes that a goroutine has nothing in its hands. A message that none
+// of them has brought never came.
+func (p *publisher) passed(ctx context.Context, who int) {
+	for sub := range p.gaps {
+		sub.unseen &^= 1 << who
+		if sub.unseen == 0 || len(sub.ahead) >= maxAhead {
+			p.giveUp(ctx, sub)
+			delete(p.gaps, sub)
+		}
+	}
+}
+
+// deliverNext reports what waited for nothing but its turn.
+func (p *publisher) deliverNext(ctx context.Context, sub *subscription) {
+	for m := sub.ahead[sub.next]; m != nil; m = sub.ahead[sub.next] {
 		delete(sub.ahead, sub.next)
-		p.report(ctx, sub, m)
 		sub.next = following(sub.next)
+		p.report(ctx, sub, m)
+	}
+}
+
+// giveUp counts the missing messages and goes on with those that wait.
+func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
+	for len(sub.ahead) > 0 {
+		first := uint32(0)
+		for n := range sub.ahead {
+			if first == 0 || int32(n-first) < 0 {
+				first = n
+			}
+		}
+		lost := first - sub.next
+		p.bus.stats.missing.Add(uint64(lost))
+		p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
+		sub.next = first
+		p.deliverNext(ctx, sub)
 	}
 }
 

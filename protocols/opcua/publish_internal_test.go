@@ -24,17 +24,19 @@ func numbered(n int32) []*ua.ExtensionObject {
 func TestOrder(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		numbers []uint32 // 0: a keep-alive
+		numbers []uint32 // of messages, 0: a keep-alive; from 100 on: the second goroutine's
 		want    []int64
 		missing uint64
 	}{
-		"in order":             {[]uint32{1, 2, 3}, []int64{1, 2, 3}, 0},
-		"swapped":              {[]uint32{2, 1, 3}, []int64{1, 2, 3}, 0},
-		"twice":                {[]uint32{1, 1, 2, 1}, []int64{1, 2}, 0},
-		"one lost":             {[]uint32{1, 3, 4, 5}, []int64{1, 3, 4, 5}, 1},
-		"lost, then silence":   {[]uint32{1, 3, 0, 4}, []int64{1, 3, 4}, 1},
-		"keep-alives between":  {[]uint32{0, 1, 0, 0, 2}, []int64{1, 2}, 0},
-		"waits for the missed": {[]uint32{1, 3}, []int64{1}, 0},
+		"in order":               {[]uint32{1, 102, 3}, []int64{1, 2, 3}, 0},
+		"swapped":                {[]uint32{2, 101, 3}, []int64{1, 2, 3}, 0},
+		"one goroutine far back": {[]uint32{1, 3, 4, 5, 0, 6, 102, 107}, []int64{1, 2, 3, 4, 5, 6, 7}, 0},
+		"twice":                  {[]uint32{1, 101, 2, 1}, []int64{1, 2}, 0},
+		"one lost":               {[]uint32{1, 3, 4, 105, 6}, []int64{1, 3, 4, 5, 6}, 1},
+		"lost, then silence":     {[]uint32{1, 3, 100, 4}, []int64{1, 3, 4}, 1},
+		"two lost":               {[]uint32{1, 3, 5, 106}, []int64{1, 3, 5, 6}, 2},
+		"keep-alives between":    {[]uint32{0, 1, 100, 0, 2}, []int64{1, 2}, 0},
+		"waits for the missed":   {[]uint32{1, 3, 4}, []int64{1}, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -48,11 +50,14 @@ func TestOrder(t *testing.T) {
 			defer p.cancel()
 			p.subs[7] = &subscription{id: 7, dev: &protocols.Device{}, tags: []int32{5}, addrs: make([]address, 1), next: 1, ahead: make(map[uint32]*message)}
 			for _, n := range c.numbers {
+				who := int(n / 100)
+				n %= 100
 				m := &ua.NotificationMessage{SequenceNumber: n}
 				if n > 0 {
 					m.NotificationData = numbered(int32(n))
 				}
-				p.take(context.Background(), &ua.PublishResponse{SubscriptionID: 7, NotificationMessage: m}, time.Now())
+				p.take(context.Background(), who, &ua.PublishResponse{SubscriptionID: 7, NotificationMessage: m}, time.Now())
+				p.passed(context.Background(), who)
 			}
 			var got []int64
 			for range len(b.reports) {

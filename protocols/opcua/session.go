@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/url"
 	"slices"
 	"time"
@@ -54,6 +55,13 @@ type session struct {
 // holds the key of its certificate.
 var errUnproven = errors.New("the server could not prove that it is the owner of its certificate; check that nothing stands between it and the gateway")
 
+var (
+	// errShutOut is behind a channel that the server closed without a word.
+	errShutOut = errors.New("closed while the secure channel was opened")
+	// errDowngraded is behind a list of endpoints that was made weaker on its way.
+	errDowngraded = errors.New("the server offers a stronger security than its first, unprotected answer said; somebody may have changed that answer. Name the policy in security: {policy: …}")
+)
+
 // openSession connects, checks who is there, and logs in.
 func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, error) {
 	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
@@ -78,6 +86,9 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 			return nil, err
 		}
 		if ch, err = openChannel(ctx, at, cfg, conf.timeout); err != nil {
+			if errors.Is(err, io.EOF) && endpoint.SecurityMode != ua.MessageSecurityModeNone {
+				err = fmt.Errorf("%w: %w", errShutOut, err)
+			}
 			return nil, err
 		}
 	}
@@ -187,6 +198,13 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 		}
 	}
 	s.token = res.AuthenticationToken
+	if secure && conf.security.policy == policyAuto {
+		// Part 4, 5.6.2: what was offered without protection, compared with
+		// what the server says under it.
+		if best, err := conf.security.choose(res.ServerEndpoints, conf.url); err == nil && conf.security.strength(best) > conf.security.strength(e) {
+			return errDowngraded
+		}
+	}
 	return s.activate(ctx, e.ServerCertificate, res.ServerNonce, l, conf)
 }
 

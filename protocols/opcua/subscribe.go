@@ -41,6 +41,7 @@ type subscription struct {
 	failed []protocols.Reading // tags that could not be subscribed, until they are reported
 	next   uint32              // the sequence number of the next message
 	ahead  map[uint32]*message // messages that came before an earlier one
+	unseen uint                // the goroutines, as bits, that may yet bring that one
 }
 
 // Subscribe asks for the changes of the given tags of d.

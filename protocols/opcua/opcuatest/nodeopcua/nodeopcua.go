@@ -47,8 +47,8 @@ type Server struct {
 
 // Start starts a server on a port of 127.0.0.1, 0 for any free one. Its
 // certificates are kept in dir, so that one that is started again there is the
-// same to its clients.
-func Start(dir string, port int) (*Server, error) {
+// same to its clients. With the flag "strict" it trusts no client's certificate.
+func Start(dir string, port int, flags ...string) (*Server, error) {
 	_, file, _, _ := runtime.Caller(0)
 	home := filepath.Dir(file)
 	if _, err := os.Stat(filepath.Join(home, "node_modules", "node-opcua")); err != nil {
@@ -60,7 +60,7 @@ func Start(dir string, port int) (*Server, error) {
 	}
 	// It ends by itself when its standard input is closed, so it cannot outlive us.
 	life, kill := context.WithCancel(context.Background())
-	cmd := exec.CommandContext(life, node, "server.js", dir, strconv.Itoa(port)) //nolint:gosec // node is what PATH says
+	cmd := exec.CommandContext(life, node, append([]string{"server.js", dir, strconv.Itoa(port)}, flags...)...) //nolint:gosec // node is what PATH says
 	cmd.Dir, cmd.Stderr = home, os.Stderr
 	stdin, err1 := cmd.StdinPipe()
 	stdout, err2 := cmd.StdoutPipe()

@@ -2,7 +2,8 @@
 // protocols/opcua. It prints one line of JSON when it is ready, obeys one
 // command a line on standard input, and ends when that is closed.
 //
-//   node server.js DIR [PORT]     DIR: where its certificates are kept
+//   node server.js DIR [PORT [strict]]   DIR: where its certificates are kept;
+//                                        strict: it trusts no client that it does not know
 //
 //   counter start MS | counter stop    Counter goes up by one every MS
 //   drop                               cuts all connections
@@ -18,6 +19,7 @@ const {
 
 const dir = process.argv[2];
 const port = Number(process.argv[3] || 0);
+const strict = process.argv[4] === "strict";
 const ns = "urn:millrace:nodeopcua";
 
 // Every scalar type, with the values at its edges.
@@ -69,7 +71,7 @@ const statuses = {
 };
 
 async function main() {
-  const certificates = new OPCUACertificateManager({ rootFolder: path.join(dir, "pki"), automaticallyAcceptUnknownCertificate: true });
+  const certificates = new OPCUACertificateManager({ rootFolder: path.join(dir, strict ? "strict" : "pki"), automaticallyAcceptUnknownCertificate: !strict });
   await certificates.initialize();
   const server = new OPCUAServer({
     port, host: "127.0.0.1", hostname: "127.0.0.1", resourcePath: "/UA/Test",
