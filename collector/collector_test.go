@@ -339,15 +339,26 @@ func TestPartFailuresDegrade(t *testing.T) {
 	})
 }
 
-func TestStateMachineText(t *testing.T) {
+func TestStateReasons(t *testing.T) {
 	t.Parallel()
 	now := time.Unix(1000, 0)
 	m := newStateMachine(testDevice("p", "a", "x"), now)
-	m.unanswered(now, errors.New("a"))
-	if m.cur.Reason != "a" {
-		t.Error("the first reason is not shown")
+	if !m.unanswered(now, errors.New("closed after 7 ms")) || m.cur.Reason != "closed after 7 ms" {
+		t.Error("the first reason is not told")
 	}
-	if m.unanswered(now, errors.New("b")) {
-		t.Error("another text of the same kind of failure is a change")
+	if m.unanswered(now.Add(2*time.Second), errors.New("closed after 8 ms")) {
+		t.Error("the same failure with another number is a change")
+	}
+	if m.unanswered(now.Add(2*time.Second), errors.New("refused")) {
+		t.Error("reasons that take turns are told each time")
+	}
+	if !m.expire(now.Add(5*time.Second)) || m.cur.State != StateOff || m.cur.Reason != "refused" {
+		t.Errorf("offline with %q, want the newest reason", m.cur.Reason)
+	}
+	if !m.unanswered(now.Add(16*time.Second), errors.New("no route")) || m.cur.Reason != "no route" || !m.cur.Since.Equal(now.Add(5*time.Second)) {
+		t.Errorf("%+v: another reason after some time is a change, and no new state", m.cur)
+	}
+	if !m.answered(now.Add(17*time.Second), nil) || m.cur.State != Online || m.cur.Reason != "" {
+		t.Errorf("%+v", m.cur)
 	}
 }

@@ -10,6 +10,7 @@ import (
 // remembered of it to see changes.
 type pipeline struct {
 	scale, offset float64
+	divisor       float64 // 1/scale where that is a whole number, such as 10 for 0.1; 0 otherwise
 	low, high     float64
 	enum          map[int64]string
 	band          protocols.Deadband
@@ -33,6 +34,9 @@ func newPipeline(t *protocols.Tag) pipeline {
 		scale: t.Scale, offset: t.Offset, scaled: t.HasScale,
 		low: math.Inf(-1), high: math.Inf(1), bounded: t.Min != nil || t.Max != nil,
 		enum: t.Enum, band: t.Deadband, onChange: t.OnChange || t.Deadband.Size > 0,
+	}
+	if inverse := math.Round(1 / t.Scale); t.HasScale && 1/inverse == t.Scale {
+		p.divisor = inverse
 	}
 	if t.Min != nil {
 		p.low = *t.Min
@@ -89,6 +93,11 @@ func (p *pipeline) scaleValue(v protocols.Value) (protocols.Value, bool) {
 		return protocols.Array(elems), true
 	}
 	n, ok := v.Number()
+	if p.divisor != 0 {
+		// 0.1 cannot be had exactly in binary, and 29 × 0.1 is
+		// 2.9000000000000004; 29 / 10 is 2.9, as the device meant it.
+		return protocols.Float64(n/p.divisor + p.offset), ok
+	}
 	return protocols.Float64(n*p.scale + p.offset), ok
 }
 

@@ -8,7 +8,7 @@ import (
 	"millrace/protocols"
 )
 
-func ptr(f float64) *float64 { return &f }
+func ptr(f float64) *float64 { return new(f) }
 
 func TestTransform(t *testing.T) {
 	t.Parallel()
@@ -28,6 +28,8 @@ func TestTransform(t *testing.T) {
 		{"as it is", protocols.Tag{}, good(protocols.Uint(math.MaxUint64)), good(protocols.Uint(math.MaxUint64))},
 		{"scaled", scaled, good(protocols.Int(-100)), good(protocols.Float64(-15))},
 		{"scaled array", scaled, good(protocols.Array([]protocols.Value{protocols.Uint(10), protocols.Uint(20)})), good(protocols.Array([]protocols.Value{protocols.Float64(-4), protocols.Float64(-3)}))},
+		{"scaled to the decimal", protocols.Tag{Scale: 0.1, HasScale: true}, good(protocols.Uint(29)), good(protocols.Float64(2.9))},
+		{"scaled by a third", protocols.Tag{Scale: 0.3, HasScale: true}, good(protocols.Uint(10)), good(protocols.Float64(3))},
 		{"scaled text", scaled, good(protocols.String("x")), bad(protocols.UnsupportedType)},
 		{"scaled beyond", protocols.Tag{Scale: 10, HasScale: true}, good(protocols.Float64(math.MaxFloat64)), bad(protocols.NotANumber)},
 		{"NaN", protocols.Tag{}, good(protocols.Float32(float32(math.NaN()))), bad(protocols.NotANumber)},

@@ -2,7 +2,7 @@ package collector
 
 import (
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 
 	"millrace/protocols"
@@ -31,9 +31,11 @@ type DeviceState struct {
 // does nothing but decide.
 type stateMachine struct {
 	cur DeviceState
-	// code tells reasons apart without their numbers and times, so that a
-	// failure that repeats with another text is not a change.
+	// code tells reasons apart without their numbers, so that a failure that
+	// repeats with another number is not a change.
 	code     string
+	latest   string    // the newest reason, told or not
+	told     time.Time // when the state or its reason was told last
 	patience time.Duration // from the last answer to offline
 	// lastAnswer is when the device answered last, or when it was started.
 	lastAnswer time.Time
@@ -53,6 +55,7 @@ func newStateMachine(d *protocols.Device, now time.Time) stateMachine {
 	// The third scan that has no answer ends a time-out after it began.
 	m.patience = max(m.patience, 3*interval+d.Timeout)
 	m.cur = DeviceState{Device: d.ID, State: Degraded, Since: now, Reason: errNoAnswerYet.Error()}
+	m.latest = m.cur.Reason
 	if !d.Enabled {
 		m.cur.State, m.cur.Reason = Disabled, "switched off in the configuration (enabled: false)"
 	}
@@ -92,31 +95,39 @@ func (m *stateMachine) expire(now time.Time) bool {
 	if !m.silent || m.cur.State != Degraded || now.Before(m.deadline()) {
 		return false
 	}
-	m.cur.State, m.cur.Since = StateOff, now
+	m.cur.State, m.cur.Since, m.cur.Reason, m.told = StateOff, now, m.latest, now
 	return true
 }
 
 // deadline is when a silent device is offline.
 func (m *stateMachine) deadline() time.Time { return m.lastAnswer.Add(m.patience) }
 
+// retellAfter is how often the reason may change within one state: failures
+// that take turns must not become a flood.
+const retellAfter = 10 * time.Second
+
 func (m *stateMachine) set(now time.Time, s State, err error) bool {
-	code := reasonCode(err)
-	if m.cur.State == s && m.code == code {
+	code := ""
+	m.latest = ""
+	if err != nil {
+		m.latest = err.Error()
+		code = withoutNumbers(m.latest)
+	}
+	if m.cur.State == s && (m.code == code || now.Sub(m.told) < retellAfter && m.code != "") {
 		return false
 	}
 	if m.cur.State != s {
 		m.cur.Since = now
 	}
-	m.cur.State, m.code, m.cur.Reason = s, code, ""
-	if err != nil {
-		m.cur.Reason = err.Error()
-	}
+	m.cur.State, m.cur.Reason, m.code, m.told = s, m.latest, code, now
 	return true
 }
 
-func reasonCode(err error) string {
-	if err == nil {
-		return ""
-	}
-	return fmt.Sprint(protocols.KindOf(err), protocols.ReasonOf(err))
+func withoutNumbers(text string) string {
+	return strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return -1
+		}
+		return r
+	}, text)
 }

@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -14,12 +15,15 @@ type TLS struct {
 	CA   string // certificates accepted as the broker's issuer; empty: the system's
 	Cert string // the gateway's own certificate, and Key, if the broker wants one
 	Key  string
+	// ServerName is what the broker's certificate must be made out to, where
+	// that is not the host that is connected to.
+	ServerName string
 }
 
 // Config reads the files. The configuration asks for TLS 1.2 or newer and
 // verifies that the broker's certificate is for the given host name.
 func (t TLS) Config(host string) (*tls.Config, error) {
-	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
+	c := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: cmp.Or(t.ServerName, host)}
 	if t.CA != "" {
 		pem, err := os.ReadFile(t.CA)
 		if err != nil {

@@ -52,7 +52,7 @@ func StartEmbedded(addr string, webSocket bool, log *slog.Logger) (*Embedded, er
 	// by mochi beyond this many messages.
 	capabilities := server.NewDefaultServerCapabilities()
 	capabilities.MaximumClientWritesPending = 64 << 10
-	s := server.New(&server.Options{Logger: log, Capabilities: capabilities})
+	s := server.New(&server.Options{Logger: log, Capabilities: capabilities, InlineClient: true})
 	if err := s.AddHook(new(letIn), nil); err != nil {
 		l.Close()
 		return nil, fmt.Errorf("embedded broker: %w", err)
@@ -93,6 +93,14 @@ func (e *Embedded) awaitListener() error {
 
 // Addr returns the broker's host:port.
 func (e *Embedded) Addr() string { return e.addr }
+
+// Subscribe has f called with each message whose topic the filter matches.
+// f must not wait for anything.
+func (e *Embedded) Subscribe(filter string, f func(topic string, body []byte)) error {
+	return e.server.Subscribe(filter, 1, func(_ *server.Client, _ packets.Subscription, p packets.Packet) {
+		f(p.TopicName, p.Payload)
+	})
+}
 
 // Clients returns how many clients are connected.
 func (e *Embedded) Clients() int {

@@ -1,0 +1,153 @@
+// Command millrace-bench measures the agent from the wire of the PLCs to a
+// subscriber of the broker, on one machine: simulated PLCs as one process, a
+// real Mosquitto, the real binary as its own process. Beside it, in the same
+// run, it measures what cannot be saved: a bare read loop and a bare
+// publisher. It prints a table and writes it as JSON.
+//
+// It is a tool of the developers and is not shipped.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"time"
+)
+
+// Roles that this program takes when it starts itself again.
+const (
+	roleSim     = "sim"
+	roleReader  = "bare-reader"
+	rolePublish = "bare-publisher"
+)
+
+func main() {
+	ctx, cancel := signal.NotifyContext(context.Background(), os.Interrupt)
+	err := start(ctx)
+	cancel()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "millrace-bench:", err)
+		os.Exit(1)
+	}
+}
+
+func start(ctx context.Context) error {
+	if len(os.Args) > 1 {
+		switch os.Args[1] {
+		case roleSim:
+			return runSim(ctx)
+		case roleReader:
+			return runBareReader(ctx, os.Args[2:])
+		case rolePublish:
+			return runBarePublisher(ctx, os.Args[2:])
+		}
+	}
+	b := bench{}
+	flag.StringVar(&b.binary, "millrace", "bin/millrace", "the binary to measure")
+	flag.IntVar(&b.devices, "devices", 20, "simulated PLCs")
+	flag.IntVar(&b.registers, "registers", 500, "holding registers (uint16) of each")
+	flag.DurationVar(&b.window, "window", 15*time.Second, "how long the main run is measured; the others take a third")
+	out := flag.String("json", "bench.json", "where the table goes as JSON")
+	quick := flag.Bool("quick", false, "only the main run and the yardsticks")
+	flag.Parse()
+	if err := b.prepare(); err != nil {
+		return err
+	}
+	defer b.cleanUp()
+	rep, err := b.run(ctx, *quick)
+	if err != nil {
+		return err
+	}
+	fmt.Print(rep.table())
+	data, err := json.MarshalIndent(rep, "", "  ")
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(*out, append(data, '\n'), 0o644) //nolint:gosec // a report for everyone
+}
+
+// bench is one run of the program.
+type bench struct {
+	binary             string
+	devices, registers int
+	window             time.Duration
+
+	dir     string
+	tagMap  string
+	scanLen int // bytes of one scan's JSON, for the bare publisher
+}
+
+func (b *bench) prepare() error {
+	bin, err := filepath.Abs(b.binary)
+	if err != nil {
+		return err
+	}
+	if _, err := os.Stat(bin); err != nil {
+		return fmt.Errorf("no binary to measure: %w; run make build", err)
+	}
+	b.binary = bin
+	if b.dir, err = os.MkdirTemp("", "millrace-bench-"); err != nil {
+		return err
+	}
+	b.tagMap = filepath.Join(b.dir, "tags.csv")
+	f, err := os.Create(b.tagMap)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(f, "name,address,type")
+	for i := range b.registers {
+		fmt.Fprintf(f, "r%03d,holding:%d,uint16\n", i, i)
+	}
+	return f.Close()
+}
+
+func (b *bench) cleanUp() { _ = os.RemoveAll(b.dir) }
+
+// run makes all measurements, one after the other.
+func (b *bench) run(ctx context.Context, quick bool) (*report, error) {
+	rep := newReport(b)
+	const main = 100 * time.Millisecond
+	note("%d devices × %d registers every %v, for %v", b.devices, b.registers, main, b.window)
+	m, err := b.measure(ctx, "paced", main, b.window)
+	if err != nil {
+		return nil, err
+	}
+	rep.Paced = *m
+	if err := b.yardsticks(ctx, rep, main); err != nil {
+		return nil, err
+	}
+	if quick {
+		return rep, nil
+	}
+	short := b.window / 3
+	clean := m
+	for _, ms := range []int{20, 10, 8, 7, 6, 5, 4, 3} {
+		interval := time.Duration(ms) * time.Millisecond
+		m, err := b.measure(ctx, "ladder", interval, short)
+		if err != nil {
+			return nil, err
+		}
+		rep.Ladder = append(rep.Ladder, *m)
+		note("%v: %s", interval, m.short())
+		if !m.Clean {
+			break
+		}
+		clean = m
+	}
+	rep.Highest = *clean
+	over := max(time.Duration(clean.IntervalMS*float64(time.Millisecond))/2, time.Millisecond)
+	m, err = b.measure(ctx, "overload", over, 2*short)
+	if err != nil {
+		return nil, err
+	}
+	rep.Overload = *m
+	return rep, nil
+}
+
+func note(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}

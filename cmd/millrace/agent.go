@@ -1,0 +1,312 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"millrace/buffer"
+	"millrace/cmd/millrace/console"
+	"millrace/collector"
+	"millrace/configs"
+	"millrace/protocols"
+	"millrace/protocols/modbus"
+	"millrace/protocols/mqtt"
+	"millrace/protocols/opcua"
+)
+
+// agent is all parts of a running gateway, put together.
+type agent struct {
+	log     *slog.Logger
+	started time.Time
+	stream  string
+
+	buf  *buffer.Buffer
+	coll *collector.Collector
+
+	mu       sync.Mutex // guards what follows
+	cfg      *configs.Config
+	loaded   time.Time
+	reload   error // why the last reload was refused
+	uplinks  map[string]*uplink
+	states   map[string]mqtt.DeviceState
+	schemas  map[uint64]*protocols.Schema
+	console  *console.Console
+	consoled sync.WaitGroup
+}
+
+// drivers returns the drivers of this version, by the names that the
+// configuration uses. pki is the directory of OPC UA certificates, name the
+// gateway's.
+func drivers(log *slog.Logger, pki, name string) map[string]protocols.Driver {
+	return map[string]protocols.Driver{
+		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus")}),
+		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name}),
+	}
+}
+
+// checkers returns the drivers as the configuration's validation needs them.
+func checkers() map[string]configs.Checker {
+	all := map[string]configs.Checker{}
+	for name, d := range drivers(slog.New(slog.DiscardHandler), "", "") {
+		all[name] = d
+	}
+	return all
+}
+
+// startAgent starts everything: the page first, because its port may be
+// taken, then the buffer, the uplinks, and the field last. What is wrong
+// with devices and brokers is a state, not an error.
+func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
+	now := time.Now()
+	a := &agent{
+		log: log, started: now, loaded: now, stream: newStreamID(now), cfg: cfg,
+		uplinks: map[string]*uplink{}, states: map[string]mqtt.DeviceState{}, schemas: map[uint64]*protocols.Schema{},
+	}
+	var err error
+	a.buf, err = buffer.Open(buffer.Options{
+		Dir: cfg.Buffer.Path, MaxSize: cfg.Buffer.MaxSize, MaxAge: cfg.Buffer.MaxAge, CommitInterval: cfg.Buffer.CommitInterval,
+		Uplinks: uplinkNames(cfg), Stream: a.stream, Log: log.With("part", "buffer"),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("opening the buffer: %w", err)
+	}
+	a.coll = collector.New(collector.Options{
+		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID), Appender: (*appender)(a), State: a.setState, Log: log,
+	})
+	if err := a.startParts(cfg); err != nil {
+		a.stop()
+		return nil, err
+	}
+	log.Info("millrace runs", "version", version, "gateway", cfg.Gateway.ID, "stream", a.stream,
+		"devices", len(cfg.Devices), "uplinks", len(cfg.Uplinks), "buffer", cfg.Buffer.Path)
+	return a, nil
+}
+
+func (a *agent) startParts(cfg *configs.Config) error {
+	if err := a.startConsole(cfg.Console.Listen); err != nil {
+		return err
+	}
+	fresh, err := a.makeUplinks(cfg, nil)
+	if err != nil {
+		return err
+	}
+	if err := a.swapUplinks(cfg, fresh); err != nil {
+		return err
+	}
+	return a.coll.Apply(cfg.Devices)
+}
+
+func uplinkNames(cfg *configs.Config) []string {
+	names := make([]string, len(cfg.Uplinks))
+	for i := range cfg.Uplinks {
+		names[i] = cfg.Uplinks[i].Name
+	}
+	return names
+}
+
+// startConsole starts the page; listen may be empty.
+func (a *agent) startConsole(listen string) error {
+	if listen == "" {
+		return nil
+	}
+	c, err := console.New(console.Options{Listen: listen, Source: (*source)(a), Log: a.log})
+	if err != nil {
+		return err
+	}
+	a.mu.Lock()
+	a.console = c
+	a.mu.Unlock()
+	a.consoled.Go(func() {
+		if err := c.Serve(); err != nil {
+			a.log.Error("the console has stopped", "error", err)
+		}
+	})
+	a.log.Info("console", "url", "http://"+c.Addr()+"/")
+	return nil
+}
+
+func (a *agent) stopConsole() {
+	a.mu.Lock()
+	c := a.console
+	a.console = nil
+	a.mu.Unlock()
+	if c != nil {
+		c.Close()
+	}
+	a.consoled.Wait()
+}
+
+// apply makes a new configuration the one in force, touching only what
+// changed. On an error the old one goes on, and the page says why.
+func (a *agent) apply(cfg *configs.Config) (err error) {
+	old := a.config()
+	defer func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.reload = err
+		if err == nil {
+			a.cfg, a.loaded = cfg, time.Now()
+		}
+	}()
+	if cfg.Buffer.Path != old.Buffer.Path || cfg.Gateway.ID != old.Gateway.ID || cfg.Gateway.Group != old.Gateway.Group {
+		return errors.New("buffer.path, gateway.id and gateway.group can be changed by a new start only")
+	}
+	if cfg.Buffer != old.Buffer {
+		a.log.Warn("the changed limits of the buffer take effect at the next start")
+	}
+	fresh, err := a.makeUplinks(cfg, old)
+	if err != nil {
+		return err
+	}
+	if err := a.coll.Apply(cfg.Devices); err != nil {
+		return err
+	}
+	if err := a.swapUplinks(cfg, fresh); err != nil {
+		return err
+	}
+	a.forgetDevices(cfg)
+	if cfg.Console.Listen != old.Console.Listen {
+		a.stopConsole()
+		if err := a.startConsole(cfg.Console.Listen); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// refuse notes why a reload came to nothing.
+func (a *agent) refuse(err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.reload = err
+}
+
+func (a *agent) config() *configs.Config {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.cfg
+}
+
+// forgetDevices clears what the broker keeps of devices that are gone.
+func (a *agent) forgetDevices(cfg *configs.Config) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	here := map[string]bool{}
+	for _, d := range cfg.Devices {
+		here[d.ID] = true
+	}
+	for id := range a.states {
+		if here[id] {
+			continue
+		}
+		delete(a.states, id)
+		for _, u := range a.uplinks {
+			u.mqtt.RemoveDevice(id)
+		}
+	}
+}
+
+// setState passes a device's state on to all uplinks.
+func (a *agent) setState(s collector.DeviceState) {
+	state := mqtt.DeviceState{Device: s.Device, State: string(s.State), Since: s.Since, Reason: s.Reason}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.states[s.Device] = state
+	for _, u := range a.uplinks {
+		u.mqtt.SetState(state)
+	}
+}
+
+// How long the steps of a stop may take; together less than the 5 s that
+// the contract allows.
+const (
+	drainTime = 1200 * time.Millisecond // for what waits, while the uplinks are up
+	drainStep = 10 * time.Millisecond
+)
+
+// stop ends everything, in this order: no more scans; what has been read
+// goes out, as far as the uplinks are up; the uplinks say offline and
+// disconnect; what was not acknowledged is on disk; the page goes last but
+// one, so that it can be looked at until then, and the buffer's files last.
+func (a *agent) stop() {
+	a.coll.Stop()
+	a.drain()
+	a.mu.Lock()
+	all := a.uplinks
+	a.uplinks = map[string]*uplink{}
+	a.mu.Unlock()
+	var wg sync.WaitGroup
+	for _, u := range all {
+		wg.Go(u.stop)
+	}
+	wg.Wait()
+	a.stopConsole()
+	if err := a.buf.Close(); err != nil {
+		a.log.Error("closing the buffer", "error", err)
+	}
+}
+
+// drain waits until the uplinks that are up have everything, or the time is
+// over.
+func (a *agent) drain() {
+	deadline := time.NewTimer(drainTime)
+	defer deadline.Stop()
+	tick := time.NewTicker(drainStep)
+	defer tick.Stop()
+	for !a.drained() {
+		select {
+		case <-deadline.C:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *agent) drained() bool {
+	lag := a.buf.Stats().Uplinks
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for name, u := range a.uplinks {
+		if u.mqtt.Stats().Connected && lag[name].Lag > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// schema is where the uplinks get the names of the tags of a record.
+func (a *agent) schema(id uint64) (*protocols.Schema, error) {
+	a.mu.Lock()
+	s, ok := a.schemas[id]
+	a.mu.Unlock()
+	if ok {
+		return s, nil
+	}
+	blob, err := a.buf.Schema(id)
+	if err != nil {
+		return nil, err
+	}
+	if s, err = protocols.DecodeSchema(blob); err != nil {
+		return nil, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.schemas[id] = s
+	return s, nil
+}
+
+// appender is the agent as the collector sees it.
+type appender agent
+
+// PutSchema is for collector.Appender.
+func (a *appender) PutSchema(id uint64, blob []byte) error { return a.buf.PutSchema(id, blob) }
+
+// Append is for collector.Appender.
+func (a *appender) Append(ms int64, schema uint64, readings int, record []byte) error {
+	_, err := a.buf.Append(buffer.Record{Time: ms, Schema: schema, Readings: readings, Data: record})
+	return err
+}

@@ -1,0 +1,222 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"millrace/configs"
+	"millrace/protocols"
+)
+
+func cmdCheck(_ context.Context, t terminal, args []string) int {
+	fs := flags(t, "check", "check -c FILE [--json] | check --schema", "Looks for mistakes in a configuration without touching a device, and shows what will be read.")
+	file := fs.String("c", "", "the configuration `file`")
+	asJSON := fs.Bool("json", false, "for programs")
+	schema := fs.Bool("schema", false, "print the JSON Schema of the configuration, for editors")
+	if code, ok := parse(t, fs, args); !ok {
+		return code
+	}
+	if *schema {
+		text, err := configs.Schema()
+		if err != nil {
+			t.errorf("millrace check: %v\n", err)
+			return exitFailed
+		}
+		t.printf("%s\n", strings.TrimSpace(string(text)))
+		return exitDone
+	}
+	if *asJSON && *file != "" {
+		return checkJSON(t, *file)
+	}
+	cfg, code := loadConfig(t, "check", *file)
+	if cfg == nil {
+		return code
+	}
+	t.printf("%s", planText(cfg, readPlans(cfg)))
+	return exitDone
+}
+
+// readPlan is what one device's scans at one interval cost.
+type readPlan struct {
+	Device   string        `json:"device"`
+	Interval time.Duration `json:"-"`
+	Seconds  float64       `json:"interval_s"`
+	Requests []planRequest `json:"requests"`
+	Tags     int           `json:"tags"`
+	Bytes    int           `json:"bytes"`
+	BusMS    float64       `json:"bus_ms"`
+}
+
+type planRequest struct {
+	What  string `json:"what"`
+	Tags  int    `json:"tags"`
+	Bytes int    `json:"bytes"` // both ways
+}
+
+const (
+	// turnaround is what a PLC takes to answer, as a rule: most answer between
+	// two cycles of their program.
+	turnaround = 5 * time.Millisecond
+	// networkBitsPerSecond is the slowest network a PLC has in practice.
+	networkBitsPerSecond = 10_000_000
+)
+
+// readPlans returns the plans of all devices that are polled.
+func readPlans(cfg *configs.Config) []readPlan {
+	all := drivers(newLogger(discard{}, false), cfg.Dir, cfg.Gateway.ID)
+	var plans []readPlan
+	for _, d := range cfg.Devices {
+		planner, ok := all[d.Driver].(protocols.Planner)
+		if !ok || !d.Enabled {
+			continue
+		}
+		for _, g := range tagsByInterval(d) {
+			p := readPlan{Device: d.ID, Interval: g.interval, Seconds: g.interval.Seconds(), Tags: len(g.tags)}
+			for _, r := range planner.Requests(d, g.tags) {
+				p.Requests = append(p.Requests, planRequest{What: r.What, Tags: r.Tags, Bytes: r.ReqBytes + r.AnsBytes})
+				p.Bytes += r.ReqBytes + r.AnsBytes
+			}
+			wire := time.Duration(p.Bytes) * 8 * time.Second / networkBitsPerSecond
+			p.BusMS = float64((time.Duration(len(p.Requests))*turnaround + wire).Microseconds()) / 1000
+			plans = append(plans, p)
+		}
+	}
+	return plans
+}
+
+type discard struct{}
+
+func (discard) Write(p []byte) (int, error) { return len(p), nil }
+
+type intervalTags struct {
+	interval time.Duration
+	tags     []int
+}
+
+// tagsByInterval groups the tags of d as the collector does, the shortest
+// interval first.
+func tagsByInterval(d *protocols.Device) []intervalTags {
+	var groups []intervalTags
+	for i := range d.Tags {
+		interval := d.Tags[i].Interval
+		if interval <= 0 {
+			interval = d.Interval
+		}
+		at := slices.IndexFunc(groups, func(g intervalTags) bool { return g.interval == interval })
+		if at < 0 {
+			at = len(groups)
+			groups = append(groups, intervalTags{interval: interval})
+		}
+		groups[at].tags = append(groups[at].tags, i)
+	}
+	slices.SortFunc(groups, func(a, b intervalTags) int { return int(a.interval - b.interval) })
+	return groups
+}
+
+// maxShown is how many requests of a plan are listed.
+const maxShown = 12
+
+func planText(cfg *configs.Config, plans []readPlan) string {
+	var b strings.Builder
+	tags := 0
+	for _, d := range cfg.Devices {
+		tags += len(d.Tags)
+	}
+	fmt.Fprintf(&b, "%s is in order: gateway %s, %s, %s, %s.\n", cfg.Path, cfg.Gateway.ID,
+		counted(len(cfg.Devices), "device"), counted(tags, "tag"), counted(len(cfg.Uplinks), "uplink"))
+	for _, d := range cfg.Devices {
+		fmt.Fprintf(&b, "\n%s  %s %s", d.ID, d.Driver, d.Endpoint)
+		if d.Driver == "modbus" {
+			fmt.Fprintf(&b, " unit %d", d.Modbus.Unit)
+		}
+		b.WriteString("\n")
+		if !d.Enabled {
+			b.WriteString("  disabled\n")
+		}
+		for _, p := range plans {
+			if p.Device == d.ID {
+				planLines(&b, d, &p)
+			}
+		}
+	}
+	return b.String()
+}
+
+func planLines(b *strings.Builder, d *protocols.Device, p *readPlan) {
+	if d.OPCUA.Subscribe {
+		fmt.Fprintf(b, "  subscribed at %v: %s\n", p.Interval, counted(p.Tags, "tag"))
+		return
+	}
+	fmt.Fprintf(b, "  every %v: %s in %s, %d bytes, about %.0f ms of the bus (at %v for each answer)\n",
+		p.Interval, counted(p.Tags, "tag"), counted(len(p.Requests), "request"), p.Bytes, p.BusMS, turnaround)
+	if busy := p.BusMS / 1000 / p.Seconds; busy > 1 {
+		fmt.Fprintf(b, "  WARNING: that is more than the interval: scans will be skipped. Use a longer interval, or fewer requests (max_gap).\n")
+	}
+	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
+	for i, r := range p.Requests {
+		if i == maxShown && len(p.Requests) > maxShown+1 {
+			fmt.Fprintf(w, "    … and %d more\n", len(p.Requests)-i)
+			break
+		}
+		fmt.Fprintf(w, "    %s\t%s\t%d bytes\n", r.What, counted(r.Tags, "tag"), r.Bytes)
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}
+
+// checkResult is what check --json prints.
+type checkResult struct {
+	OK       bool           `json:"ok"`
+	Problems []checkProblem `json:"problems"`
+	Plan     []readPlan     `json:"plan,omitempty"`
+}
+
+type checkProblem struct {
+	File   string `json:"file"`
+	Line   int    `json:"line,omitempty"`
+	Column int    `json:"column,omitempty"`
+	Name   string `json:"column_name,omitempty"` // of a tag map
+	Text   string `json:"text"`
+}
+
+func checkJSON(t terminal, file string) int {
+	cfg, err := configs.Load(file, checkers())
+	res := checkResult{OK: err == nil, Problems: []checkProblem{}}
+	code := exitDone
+	if err == nil {
+		res.Plan = readPlans(cfg)
+	} else {
+		code = exitUsage
+		res.Problems = problemsOf(err, file)
+	}
+	enc := json.NewEncoder(t.out)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(res); err != nil {
+		t.errorf("millrace check: %v\n", err)
+		return exitFailed
+	}
+	return code
+}
+
+func problemsOf(err error, file string) []checkProblem {
+	ps, ok := err.(configs.Problems) //nolint:errorlint // Load says that it is nothing else
+	if !ok {
+		return []checkProblem{{File: file, Text: err.Error()}}
+	}
+	out := make([]checkProblem, len(ps))
+	for i, p := range ps {
+		out[i] = checkProblem{File: p.Pos.File, Line: p.Pos.Line, Column: p.Pos.Col, Name: p.Pos.Name, Text: p.Text}
+	}
+	return out
+}

@@ -1,0 +1,128 @@
+// Command millrace is the agent: it polls PLCs, keeps every reading in a
+// buffer on disk, and forwards them over MQTT. Each verb of the command line
+// has a file of its own, cmd_VERB.go; agent.go puts the parts together.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+)
+
+// Set when linking; see the Makefile.
+var (
+	version = "dev"     //nolint:gochecknoglobals // -ldflags -X needs a variable
+	commit  = "unknown" //nolint:gochecknoglobals // the same
+)
+
+// Exit codes, as the help and the documentation state them.
+const (
+	exitDone   = 0
+	exitFailed = 1
+	exitUsage  = 2 // wrong usage or configuration
+)
+
+// terminal is where a verb talks to the one who called it.
+type terminal struct {
+	out, err io.Writer
+}
+
+func (t terminal) printf(format string, args ...any) { fmt.Fprintf(t.out, format, args...) }
+
+func (t terminal) errorf(format string, args ...any) { fmt.Fprintf(t.err, format, args...) }
+
+// verb is one word of the command line and what it does.
+type verb struct {
+	name, help string
+	run        func(ctx context.Context, t terminal, args []string) int
+}
+
+func verbs() []verb {
+	return []verb{
+		{"run", "the agent: polls the devices of a configuration and forwards their data", cmdRun},
+		{"check", "looks for mistakes in a configuration, and shows what will be read", cmdCheck},
+		{"demo", "shows it all at work: simulated PLCs, a broker, the agent, its page", cmdDemo},
+		{"version", "says which version this is", cmdVersion},
+	}
+}
+
+// laterVerbs are in the contract and not yet in the program.
+func laterVerbs() []string {
+	return []string{"simulate", "read", "scan", "import", "tail", "buffer", "report", "trust"}
+}
+
+func main() {
+	os.Exit(execute(context.Background(), terminal{os.Stdout, os.Stderr}, os.Args[1:]))
+}
+
+// execute runs the verb that args name and returns the exit code.
+func execute(ctx context.Context, t terminal, args []string) int {
+	if len(args) == 0 {
+		t.errorf("%s", usage())
+		return exitUsage
+	}
+	name := args[0]
+	switch name {
+	case "help", "-h", "-help", "--help":
+		t.printf("%s", usage())
+		return exitDone
+	case "-v", "-version", "--version":
+		name = "version"
+	}
+	for _, v := range verbs() {
+		if v.name == name {
+			return v.run(ctx, t, args[1:])
+		}
+	}
+	if slices.Contains(laterVerbs(), name) {
+		t.errorf("millrace: %q is not in this version of Millrace (%s). What there is: millrace help\n", name, version)
+		return exitUsage
+	}
+	t.errorf("millrace: there is no verb %q. What there is:\n\n%s", name, usage())
+	return exitUsage
+}
+
+func usage() string {
+	var b strings.Builder
+	b.WriteString("Millrace polls PLCs, keeps every reading on disk, and forwards them over MQTT.\n\nUse: millrace VERB [options]\n\n")
+	for _, v := range verbs() {
+		fmt.Fprintf(&b, "  %-9s %s\n", v.name, v.help)
+	}
+	b.WriteString("\nmillrace VERB -h shows a verb's options.\nExit codes: 0 done, 1 failed, 2 wrong usage or configuration.\n")
+	return b.String()
+}
+
+// flags makes the set of options of a verb. Its use line says what to type.
+func flags(t terminal, name, use, help string) *flag.FlagSet {
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	fs.SetOutput(t.err)
+	fs.Usage = func() {
+		fmt.Fprintf(fs.Output(), "Use: millrace %s\n%s\n", use, help)
+		fs.PrintDefaults()
+	}
+	return fs
+}
+
+// parse reads the options of a verb that takes no further words. If it
+// returns false, the verb ends with the code.
+func parse(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
+	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
+		fs.SetOutput(t.out)
+	}
+	switch err := fs.Parse(args); {
+	case errors.Is(err, flag.ErrHelp):
+		return exitDone, false
+	case err != nil:
+		return exitUsage, false
+	}
+	if fs.NArg() > 0 {
+		t.errorf("millrace %s: %q is too much: it takes options only. See millrace %s -h\n", fs.Name(), fs.Arg(0), fs.Name())
+		return exitUsage, false
+	}
+	return exitDone, true
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"cmp"
+	"encoding/base64"
+	"errors"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"millrace/buffer"
+	"millrace/cmd/millrace/console"
+	"millrace/collector"
+	"millrace/protocols"
+)
+
+// source is the agent as the console sees it.
+type source agent
+
+// Status is for console.Source.
+func (s *source) Status() console.Status {
+	a := (*agent)(s)
+	a.mu.Lock()
+	st := console.Status{
+		Gateway: a.cfg.Gateway.ID, Group: a.cfg.Gateway.Group,
+		Version: version, Commit: commit, Go: runtime.Version(),
+		Stream: a.stream, Started: a.started.UnixMilli(), Now: time.Now().UnixMilli(),
+		Config:  console.Config{Path: a.cfg.Path, Loaded: a.loaded.UnixMilli()},
+		Uplinks: make([]console.Uplink, 0, len(a.uplinks)), Devices: []console.Device{},
+	}
+	if a.reload != nil {
+		st.Config.Error = a.reload.Error()
+	}
+	all := make([]*uplink, 0, len(a.uplinks))
+	for _, u := range a.uplinks {
+		all = append(all, u)
+	}
+	a.mu.Unlock()
+
+	bs := a.buf.Stats()
+	st.Buffer = bufferStatus(&bs)
+	for _, u := range all {
+		ms := u.mqtt.Stats()
+		since := ms.Since
+		if since.IsZero() {
+			since = a.started
+		}
+		st.Uplinks = append(st.Uplinks, console.Uplink{
+			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: since.UnixMilli(), Reason: ms.LastError,
+			Delivered: ms.Acked, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
+		})
+	}
+	slices.SortFunc(st.Uplinks, func(x, y console.Uplink) int { return cmp.Compare(x.Name, y.Name) })
+	for _, d := range a.coll.Status() {
+		st.Devices = append(st.Devices, deviceStatus(&d))
+	}
+	return st
+}
+
+func bufferStatus(b *buffer.Stats) console.Buffer {
+	out := console.Buffer{
+		Batches: b.Batches, Bytes: b.DiskBytes, MaxBytes: b.MaxBytes, Memory: b.TailBytes,
+		Error: b.DiskError, Dropped: b.Dropped,
+	}
+	if !b.Oldest.IsZero() {
+		out.Oldest = b.Oldest.UnixMilli()
+	}
+	return out
+}
+
+func deviceStatus(d *collector.DeviceStatus) console.Device {
+	cfg := d.Config
+	out := console.Device{
+		ID: cfg.ID, Driver: cfg.Driver, Endpoint: cfg.Endpoint, Critical: cfg.Critical, Tags: len(cfg.Tags),
+		State: string(d.State.State), Since: d.State.Since.UnixMilli(), Reason: d.State.Reason,
+		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
+		Scans: d.Scans, Missed: d.Missed, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
+		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: map[time.Duration]uint64{}},
+	}
+	if !d.LastTime.IsZero() {
+		out.LastTime = d.LastTime.UnixMilli()
+	}
+	for i, bound := range d.ScanDuration.Bounds {
+		out.ScanHistogram.Buckets[bound] = d.ScanDuration.Buckets[i]
+	}
+	return out
+}
+
+// Values is for console.Source.
+func (s *source) Values(device string) []console.Value {
+	vs := s.coll.Values(device)
+	if vs == nil {
+		return nil
+	}
+	out := make([]console.Value, len(vs))
+	for i, v := range vs {
+		out[i] = console.Value{
+			Name: v.Tag.Name, Address: v.Tag.Address, Unit: v.Tag.Unit, Description: v.Tag.Description,
+			Quality: qualityWord(v), Reason: string(v.Reading.Reason), Time: v.Time,
+		}
+		if v.Time != 0 && v.Reading.Quality != protocols.Bad {
+			out[i].Value = valueText(v.Reading.Value)
+		}
+	}
+	return out
+}
+
+func qualityWord(v collector.TagValue) string {
+	switch {
+	case v.Time == 0:
+		return "none"
+	case v.Reading.Quality == protocols.Good:
+		return "good"
+	case v.Reading.Quality == protocols.Uncertain:
+		return "uncertain"
+	}
+	return "bad"
+}
+
+// valueText is a value as people read it.
+func valueText(v protocols.Value) string {
+	switch v.Kind() {
+	case protocols.KindBool:
+		return strconv.FormatBool(v.AsBool())
+	case protocols.KindInt:
+		return strconv.FormatInt(v.AsInt(), 10)
+	case protocols.KindUint:
+		return strconv.FormatUint(v.AsUint(), 10)
+	case protocols.KindFloat32:
+		return strconv.FormatFloat(float64(v.AsFloat32()), 'g', -1, 32)
+	case protocols.KindFloat64:
+		// A scaled number has digits that are only the binary system's.
+		return strconv.FormatFloat(v.AsFloat64(), 'g', 10, 64)
+	case protocols.KindString:
+		return v.AsString()
+	case protocols.KindBytes:
+		return base64.StdEncoding.EncodeToString([]byte(v.AsString()))
+	case protocols.KindTime:
+		return v.AsTime().Format(time.RFC3339Nano)
+	case protocols.KindArray:
+		parts := make([]string, len(v.Elems()))
+		for i, e := range v.Elems() {
+			parts[i] = valueText(e)
+		}
+		return "[" + strings.Join(parts, ", ") + "]"
+	case protocols.KindNone:
+	}
+	return ""
+}
+
+// Ready is for console.Source.
+func (s *source) Ready() error {
+	if text := s.buf.Stats().DiskError; text != "" {
+		return errors.New("the buffer cannot write to its disk: " + text)
+	}
+	return nil
+}

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"millrace/buffer"
+	"millrace/configs"
+	"millrace/protocols/mqtt"
+)
+
+// uplink is one MQTT destination and the goroutine that forwards to it.
+type uplink struct {
+	cfg    configs.Uplink
+	mqtt   *mqtt.Uplink
+	cancel context.CancelFunc
+	done   chan struct{}
+}
+
+// publisher is an mqtt.Uplink as the buffer sees it. The two packages do not
+// know each other; their records are the same to the letter.
+type publisher struct{ *mqtt.Uplink }
+
+// Send is for buffer.Publisher.
+func (p publisher) Send(ctx context.Context, token uint64, r buffer.Record) error {
+	return p.Uplink.Send(ctx, token, mqtt.Record(r))
+}
+
+// SendGap is for buffer.Publisher.
+func (p publisher) SendGap(ctx context.Context, token uint64, g buffer.Gap) error {
+	return p.Uplink.SendGap(ctx, token, mqtt.Gap(g))
+}
+
+// makeUplinks makes the uplinks of cfg that are not the same in old, which
+// may be nil, without starting them: so that mistakes are found before
+// anything is changed.
+func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, error) {
+	fresh := map[string]*mqtt.Uplink{}
+	for i := range cfg.Uplinks {
+		u := &cfg.Uplinks[i]
+		if old != nil && slices.Contains(old.Uplinks, *u) {
+			continue
+		}
+		m, err := a.newMQTT(cfg, u)
+		if err != nil {
+			return nil, err
+		}
+		fresh[u.Name] = m
+	}
+	return fresh, nil
+}
+
+// swapUplinks stops the uplinks that cfg does not have, or that there is a
+// fresh one for, and starts the fresh ones. One that changed keeps its place
+// in the buffer.
+func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*mqtt.Uplink) error {
+	names := uplinkNames(cfg)
+	for _, u := range a.takeUplinks(func(u *uplink) bool { return fresh[u.cfg.Name] != nil || !slices.Contains(names, u.cfg.Name) }) {
+		u.stop()
+	}
+	if err := a.buf.SetUplinks(names); err != nil {
+		return fmt.Errorf("buffer: %w", err)
+	}
+	for i := range cfg.Uplinks {
+		if m := fresh[cfg.Uplinks[i].Name]; m != nil {
+			a.startUplink(cfg.Uplinks[i], m)
+		}
+	}
+	return nil
+}
+
+// takeUplinks removes the uplinks that match from the running ones.
+func (a *agent) takeUplinks(match func(*uplink) bool) []*uplink {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	var taken []*uplink
+	for name, u := range a.uplinks {
+		if match(u) {
+			taken = append(taken, u)
+			delete(a.uplinks, name)
+		}
+	}
+	return taken
+}
+
+func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, error) {
+	m, err := mqtt.New(mqtt.Options{
+		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
+		TLS:   mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
+		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
+		MaxInflight: u.MaxInflight, Schema: a.schema, Log: a.log.With("uplink", u.Name),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("uplink %s: %w", u.Name, err)
+	}
+	return m, nil
+}
+
+func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
+	ctx, cancel := context.WithCancel(context.Background())
+	u := &uplink{cfg: cfg, mqtt: m, cancel: cancel, done: make(chan struct{})}
+	a.mu.Lock()
+	for _, s := range a.states {
+		m.SetState(s)
+	}
+	a.uplinks[cfg.Name] = u
+	a.mu.Unlock()
+	go func() {
+		defer close(u.done)
+		err := a.buf.Forward(ctx, cfg.Name, publisher{m}, buffer.ForwardOptions{})
+		if err != nil && !errors.Is(err, context.Canceled) {
+			a.log.Error("the uplink has stopped", "uplink", cfg.Name, "error", err)
+		}
+	}()
+}
+
+// stop ends the session cleanly and waits for it.
+func (u *uplink) stop() {
+	u.cancel()
+	<-u.done
+}
