@@ -35,7 +35,7 @@ func subscribe(ctx context.Context, addr, topic string) (*subscriber, error) {
 		return nil, err
 	}
 	s := &subscriber{conn: c, done: make(chan struct{})}
-	connect := append([]byte{0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 0}, mqttText("bench")...) // clean session, no keep-alive
+	connect := append([]byte{0, 4, 'M', 'Q', 'T', 'T', 4, 2, 0, 0}, mqttText("bench-subscriber")...) // clean session, no keep-alive
 	sub := append([]byte{0, 1}, mqttText(topic)...)
 	sub = append(sub, 0)
 	if _, err := c.Write(append(mqttPacket(0x10, connect), mqttPacket(0x82, sub)...)); err != nil {
