@@ -286,26 +286,6 @@ func following(n uint32) uint32 {
 	return n + 1
 }
 
-// deliverAhead gives up on the messages before those that wait.
-func (p *publisher) deliverAhead(ctx context.Context, sub *subscription) {
-	for len(sub.ahead) > 0 {
-		var first uint32
-		for n := range sub.ahead {
-			if first == 0 || int32(n-first) < 0 {
-				first = n
-			}
-		}
-		if lost := first - sub.next; lost > 0 {
-			p.bus.stats.missing.Add(uint64(lost))
-			p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
-		}
-		m := sub.ahead[first]
-		delete(sub.ahead, first)
-		p.report(ctx, sub, m)
-		sub.next = following(first)
-	}
-}
-
 // report makes reports of a message: one, or several where it holds several
 // values of one tag.
 func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
