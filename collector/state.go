@@ -34,8 +34,8 @@ type stateMachine struct {
 	// code tells reasons apart without their numbers, so that a failure that
 	// repeats with another number is not a change.
 	code     string
-	latest   string    // the newest reason, told or not
-	told     time.Time // when the state or its reason was told last
+	latest   string        // the newest reason, told or not
+	told     time.Time     // when the state or its reason was told last
 	patience time.Duration // from the last answer to offline
 	// lastAnswer is when the device answered last, or when it was started.
 	lastAnswer time.Time

@@ -41,8 +41,7 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // KindOf returns the kind of err, or 0 where it has none.
 func KindOf(err error) ErrorKind {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e.Kind
 	}
 	return 0
@@ -50,8 +49,7 @@ func KindOf(err error) ErrorKind {
 
 // ReasonOf returns the reason that err gives for the tags it made bad.
 func ReasonOf(err error) Reason {
-	var e *Error
-	if errors.As(err, &e) && e.Reason != "" {
+	if e, ok := errors.AsType[*Error](err); ok && e.Reason != "" {
 		return e.Reason
 	}
 	return Offline

@@ -125,7 +125,7 @@ func (b *bench) run(ctx context.Context, quick bool) (*report, error) {
 	}
 	short := b.window / 3
 	clean := m
-	for _, ms := range []int{20, 10, 8, 7, 6, 5, 4, 3} {
+	for _, ms := range []int{20, 10, 8, 7, 6, 5, 4, 3, 2} {
 		interval := time.Duration(ms) * time.Millisecond
 		m, err := b.measure(ctx, "ladder", interval, short)
 		if err != nil {

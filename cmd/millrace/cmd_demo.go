@@ -93,7 +93,7 @@ func freeAddr(ctx context.Context, addr string) string {
 			return addr
 		}
 	}
-	defer l.Close() //nolint:errcheck // it was only asked
+	defer l.Close()
 	return l.Addr().String()
 }
 

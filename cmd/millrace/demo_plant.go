@@ -22,8 +22,8 @@ type plant struct {
 
 func startPlant() (*plant, error) {
 	p := &plant{press: modbustest.NewServer(), compressor: modbustest.NewServer()}
-	var err error
-	if err = errors.Join(pressRegisters(p.press.Unit(1)), compressorRegisters(p.compressor.Unit(1))); err != nil {
+	err := errors.Join(pressRegisters(p.press.Unit(1)), compressorRegisters(p.compressor.Unit(1)))
+	if err != nil {
 		return nil, err
 	}
 	if p.moulder, err = opcuatest.NewServer(opcuatest.Options{Name: "Moulder", Nodes: moulderNodes()}); err != nil {

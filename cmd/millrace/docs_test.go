@@ -17,7 +17,7 @@ func TestDocs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	fence := regexp.MustCompile("(?ms)^```(yaml|csv)\n(.*?)^```")
+	fence := regexp.MustCompile("(?s)\n```(yaml|csv)\n(.*?)```")
 	tagMap := regexp.MustCompile(`tags: ([\w/.-]+\.csv)`)
 	shown := 0
 	for _, file := range append(files, "../../README.md", "../../README.zh-CN.md") {

@@ -76,7 +76,7 @@ func (a *agentProcess) start() {
 		a.t.Fatal(err)
 	}
 	a.output, a.exited = &syncBuffer{}, make(chan struct{})
-	a.cmd = exec.Command(exe, "run", "-c", a.config) //nolint:noctx // killed by the test's clean-up
+	a.cmd = exec.Command(exe, "run", "-c", a.config)
 	a.cmd.Env = append(os.Environ(), beAgent+"=1")
 	a.cmd.Stdout, a.cmd.Stderr = a.output, a.output
 	if err := a.cmd.Start(); err != nil {
@@ -119,11 +119,11 @@ func (a *agentProcess) stop() {
 }
 
 func (a *agentProcess) get(path string) (body string, status int) {
-	res, err := http.Get("http://" + a.console + path) //nolint:noctx // loopback
+	res, err := http.Get("http://" + a.console + path)
 	if err != nil {
 		return "", 0
 	}
-	defer res.Body.Close() //nolint:errcheck // it was read
+	defer res.Body.Close()
 	var b bytes.Buffer
 	_, _ = b.ReadFrom(res.Body)
 	return b.String(), res.StatusCode
@@ -228,7 +228,7 @@ func counterValue(v any) (uint64, error) {
 	if _, err := fmt.Sscan(text.String(), &n); err != nil {
 		return 0, err
 	}
-	if uint32(n>>32) != ^uint32(n) {
+	if n>>32 != uint64(^uint32(n)) {
 		return 0, fmt.Errorf("%x is a value that the PLC never had", n)
 	}
 	return n >> 32, nil
@@ -405,7 +405,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("no %s in the metrics", name)
 		}
 	}
-	second := exec.Command(a.cmd.Path, "run", "-c", a.config) //nolint:noctx // ends by itself
+	second := exec.Command(a.cmd.Path, "run", "-c", a.config)
 	second.Env = append(os.Environ(), beAgent+"=1")
 	out, err := second.CombinedOutput()
 	if err == nil || second.ProcessState.ExitCode() != exitFailed || !strings.Contains(string(out), "another millrace") {

@@ -16,8 +16,8 @@ import (
 
 // Set when linking; see the Makefile.
 var (
-	version = "dev"     //nolint:gochecknoglobals // -ldflags -X needs a variable
-	commit  = "unknown" //nolint:gochecknoglobals // the same
+	version = "dev"
+	commit  = "unknown"
 )
 
 // Exit codes, as the help and the documentation state them.

@@ -17,7 +17,7 @@ import (
 	"millrace/protocols/mqtt/mqtttest"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew") //nolint:gochecknoglobals // a test flag
+var update = flag.Bool("update", false, "write the golden files anew")
 
 // beAgent makes the test binary the program itself.
 const beAgent = "MILLRACE_TEST_BE_AGENT"

@@ -77,7 +77,7 @@ func deviceStatus(d *collector.DeviceStatus) console.Device {
 		State: string(d.State.State), Since: d.State.Since.UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
 		Scans: d.Scans, Missed: d.Missed, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
-		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: map[time.Duration]uint64{}},
+		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: make(map[time.Duration]uint64)},
 	}
 	if !d.LastTime.IsZero() {
 		out.LastTime = d.LastTime.UnixMilli()
