@@ -88,6 +88,8 @@ type Buffer struct {
 	writer sync.WaitGroup
 	active sync.WaitGroup // forwarders
 
+	patience time.Duration // with the last acknowledgements; tests shorten it
+
 	rescuing sync.Mutex // one salvage at a time
 
 	mu       sync.Mutex
@@ -122,7 +124,8 @@ func Open(o Options) (*Buffer, error) {
 	b := &Buffer{
 		o: o, log: o.Log, started: time.Now(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
-		tail: newTail(), uplinks: make(map[string]*uplink), ord: 1,
+		patience: ackPatience,
+		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
 		schemas: newSchemaCache(),
 		counts:  counts{dropped: make(map[string]uint64)},
 	}

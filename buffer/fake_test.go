@@ -5,12 +5,20 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"strings"
+	"os"
 	"sync"
 	"sync/atomic"
-	"testing"
 	"time"
 )
+
+// tester is what a testing.TB and a rapid.T have in common.
+type tester interface {
+	Helper()
+	Error(args ...any)
+	Fatal(args ...any)
+	Fatalf(format string, args ...any)
+	Cleanup(f func())
+}
 
 var streams atomic.Uint64
 
@@ -28,51 +36,51 @@ func payload(n uint64, size int) []byte {
 	return b
 }
 
-func testOptions(t testing.TB, dir string) Options {
-	t.Helper()
+func testOptions(tb tester, dir string) Options {
+	tb.Helper()
 	return Options{
 		Dir: dir, CommitInterval: 20 * time.Millisecond, SegmentSize: 64 << 10, TailBytes: 4 << 20,
 		Uplinks: []string{"a"}, Stream: newStream(),
 	}
 }
 
-func openBuffer(t testing.TB, o Options) *Buffer {
-	t.Helper()
+func openBuffer(tb tester, o Options) *Buffer {
+	tb.Helper()
 	b, err := Open(o)
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if err := b.PutSchema(1, []byte("schema one")); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }
 
-func closeBuffer(t testing.TB, b *Buffer) {
-	t.Helper()
+func closeBuffer(tb tester, b *Buffer) {
+	tb.Helper()
 	if err := b.Close(); err != nil {
-		t.Error(err)
+		tb.Error(err)
 	}
 }
 
-func appendN(t testing.TB, b *Buffer, n int, size int) (last uint64) {
-	t.Helper()
+func appendN(tb tester, b *Buffer, n, size int) (last uint64) {
+	tb.Helper()
 	for i := range n {
 		seq, err := b.Append(Record{Time: 1_795_000_000_000 + int64(i), Schema: 1, Readings: 3, Data: payload(uint64(i), size)})
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		last = seq
 	}
 	return last
 }
 
-func waitFor(t testing.TB, what string, cond func() bool) {
-	t.Helper()
+func waitFor(tb tester, what string, cond func() bool) {
+	tb.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for !cond() {
 		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain for: %s", what)
+			tb.Fatalf("waited in vain for: %s", what)
 		}
 		<-time.After(time.Millisecond)
 	}
@@ -106,10 +114,6 @@ type receiver struct {
 }
 
 var errRefused = errors.New("refused")
-
-func (r *receiver) Connect(context.Context, func(uint64)) (<-chan struct{}, error) {
-	panic("use as: connecting")
-}
 
 // link is the Publisher of a receiver.
 type link struct{ *receiver }
@@ -202,6 +206,7 @@ func (r *receiver) Disconnect() {
 	r.mu.Lock()
 	r.drop()
 	close(r.ackQ)
+	r.tokens = nil
 	r.mu.Unlock()
 	r.acker.Wait()
 }
@@ -242,27 +247,27 @@ func (r *receiver) total() int {
 }
 
 // forward runs Forward until the returned stop is called.
-func forward(t testing.TB, b *Buffer, name string, r *receiver) (stop func()) {
-	t.Helper()
+func forward(tb tester, b *Buffer, name string, r *receiver) (stop func()) {
+	tb.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		err := b.Forward(ctx, name, link{r}, ForwardOptions{MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond})
 		if err != nil && !errors.Is(err, ErrUnknownUplink) {
-			t.Error(err)
+			tb.Error(err)
 		}
 	})
 	once := sync.Once{}
 	stop = func() { once.Do(func() { cancel(); wg.Wait() }) }
-	t.Cleanup(stop)
+	tb.Cleanup(stop)
 	return stop
 }
 
 // account checks what one uplink got of a stream from..to: everything once
 // at least, as a record or in a gap; first deliveries in order; no gap over
 // what was delivered before; contents right.
-func account(t testing.TB, items []item, stream string, from, to uint64) (gaps int) {
-	t.Helper()
+func account(tb tester, items []item, stream string, from, to uint64) (gaps int) {
+	tb.Helper()
 	next := from
 	for i, it := range items {
 		if it.stream != stream {
@@ -272,20 +277,23 @@ func account(t testing.TB, items []item, stream string, from, to uint64) (gaps i
 			gaps++
 		}
 		if it.from > next {
-			t.Fatalf("item %d jumps from %d to %d..%d %q", i, next, it.from, it.to, it.gap)
+			tb.Fatalf("item %d jumps from %d to %d..%d %q", i, next, it.from, it.to, it.gap)
 		}
 		next = max(next, it.to+1)
 	}
 	if next != to+1 {
-		t.Fatalf("stream %s: got all up to %d, want %d", stream, next-1, to)
+		tb.Fatalf("stream %s: got all up to %d, want %d", stream, next-1, to)
 	}
 	return gaps
 }
 
-func describe(items []item) string {
-	var sb strings.Builder
-	for _, it := range items {
-		fmt.Fprintf(&sb, "%s %d-%d %s; ", it.stream, it.from, it.to, it.gap)
+// tempDir is t.TempDir for a rapid.T, which has none.
+func tempDir(tb tester) string {
+	tb.Helper()
+	dir, err := os.MkdirTemp("", "millrace-buffer-") //nolint:usetesting // a rapid.T has no TempDir
+	if err != nil {
+		tb.Fatal(err)
 	}
-	return sb.String()
+	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }

@@ -307,7 +307,7 @@ func (b *Buffer) land(u *uplink, token uint64) {
 
 // awaitAcks gives what is in flight some time.
 func (f *forwarder) awaitAcks(lost <-chan struct{}) {
-	timer := time.NewTimer(ackPatience)
+	timer := time.NewTimer(f.b.patience)
 	defer timer.Stop()
 	for {
 		f.b.mu.Lock()

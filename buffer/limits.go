@@ -17,6 +17,9 @@ const (
 	keepActive     = time.Minute
 	keepActiveSize = 1 << 20
 
+	// maxMeasures: after so many attempts a gap's readings may be too many.
+	maxMeasures = 5
+
 	// Times before this one are those of a clock that was never set.
 	firstSaneTime = 1577836800000 // 2020-01-01 in Unix ms
 )
@@ -187,6 +190,11 @@ func (b *Buffer) evict(s *segment, reason string) error {
 	}
 	m := b.measureSegment(s)
 	b.mu.Lock()
+	for try := 0; try < maxMeasures && !b.fits(m, s); try++ {
+		b.mu.Unlock()
+		m = b.measureSegment(s)
+		b.mu.Lock()
+	}
 	most := uint64(0)
 	for _, u := range b.uplinks {
 		lost := uint64(0)
@@ -207,6 +215,21 @@ func (b *Buffer) evict(s *segment, reason string) error {
 	b.remove([]*segment{s})
 	b.log.Warn("the buffer gave up its oldest file", "file", s.name(), "reason", reason, "readings", most)
 	return nil
+}
+
+// fits tells, under the lock, whether m can say exactly what every uplink
+// will miss: cursors that moved while s was measured may stand inside a chunk.
+func (b *Buffer) fits(m *measure, s *segment) bool {
+	for _, u := range b.uplinks {
+		for _, part := range u.uncovered(s.ord, s.first, s.last) {
+			for _, sp := range m.spans {
+				if sp.first < part[0] && part[0] <= sp.last || sp.first <= part[1] && part[1] < sp.last {
+					return false
+				}
+			}
+		}
+	}
+	return true
 }
 
 // measure is what the headers of a segment's chunks say; for the chunks that
@@ -237,6 +260,11 @@ func (b *Buffer) measureSegment(s *segment) *measure {
 	for _, u := range b.uplinks {
 		// Cursors move on meanwhile: split as far as what is on its way.
 		cursors = append(cursors, u.cursor, u.sent)
+		for _, g := range u.gaps {
+			if g.ord == s.ord {
+				cursors = append(cursors, g.start(), g.start(), g.end(), g.end())
+			}
+		}
 	}
 	b.mu.Unlock()
 	dec, err := newChunkDecoder()
@@ -267,7 +295,7 @@ func (m *measure) add(s *segment, v []byte, cursors []place, dec *chunkDecoder) 
 		return
 	}
 	whole := span{h.first, h.last(), h.oldest, h.newest, h.readings}
-	// Uplinks come in pairs: what is acknowledged, what is handed over.
+	// They come in pairs: from what is acknowledged to what is handed over.
 	inside := false
 	for i := 0; i+1 < len(cursors); i += 2 {
 		inside = inside || !place{s.ord, h.last()}.before(cursors[i]) && !cursors[i+1].before(place{s.ord, h.first})

@@ -49,7 +49,8 @@ func (b *Buffer) takeOver() error {
 	if err != nil {
 		return err
 	}
-	state, rebuilt, err := b.openState()
+	suspect := marked(b.o.Dir)
+	state, rebuilt, err := b.openState(suspect)
 	if err != nil {
 		_ = lock.Close() // the first error says more
 		return err
@@ -77,7 +78,7 @@ func (b *Buffer) takeOver() error {
 		b.disk = nil
 		return errors.Join(err, d.close())
 	}
-	b.examine(im)
+	b.examine(im, suspect)
 	b.begin(im)
 	return nil
 }
@@ -85,11 +86,11 @@ func (b *Buffer) takeOver() error {
 // openState opens state.db. A damaged one is set aside and made again: what
 // it said follows from the segments, but for the cursors, which then stand at
 // the oldest record. Repeats are allowed, loss is not.
-func (b *Buffer) openState() (f *stateFile, rebuilt bool, err error) {
+func (b *Buffer) openState(suspect string) (f *stateFile, rebuilt bool, err error) {
 	path := filepath.Join(b.o.Dir, stateName)
 	_, err = os.Stat(path)
 	rebuilt = errors.Is(err, os.ErrNotExist)
-	if b.marked() == stateName {
+	if suspect == stateName {
 		b.log.Warn("the last start died opening state.db; setting it aside", "dir", b.o.Dir)
 		err = fmt.Errorf("%w: opening it killed the agent", errStructure)
 	} else {
@@ -118,8 +119,8 @@ func (b *Buffer) tryState() (*stateFile, error) {
 
 // marked returns the name of the file that was being opened when the last
 // process died.
-func (b *Buffer) marked() string {
-	name, err := os.ReadFile(filepath.Join(b.o.Dir, markerName))
+func marked(dir string) string {
+	name, err := os.ReadFile(filepath.Join(dir, markerName))
 	if err != nil {
 		return ""
 	}
@@ -242,8 +243,7 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 
 // examine learns what the segments hold that have no summary (the last one
 // of a run that was killed), and rescues the one whose opening killed it.
-func (b *Buffer) examine(im *stateImage) {
-	suspect := b.marked()
+func (b *Buffer) examine(im *stateImage, suspect string) {
 	for _, s := range slices.Clone(b.segments) {
 		var err error
 		switch {
@@ -260,10 +260,26 @@ func (b *Buffer) examine(im *stateImage) {
 	}
 	clearMarker(b.o.Dir)
 	b.clampOverlaps()
-	for p := range im.segments {
+	for p, sum := range im.segments {
 		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.start() == p }) {
-			b.w.gone = append(b.w.gone, p)
+			b.missSegment(p, sum, im.streams[p.ord])
 		}
+	}
+}
+
+// missSegment announces what was in a segment whose file is gone, as far as
+// it was not acknowledged or given up: somebody removed it.
+func (b *Buffer) missSegment(p place, sum summary, stream string) {
+	b.w.gone = append(b.w.gone, p)
+	s := &segment{
+		ord: p.ord, stream: stream, first: p.seq, last: sum.last,
+		oldest: sum.oldest, newest: sum.newest, readings: sum.readings,
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.missAll(s, s.last) {
+		b.log.Warn("a buffer file is gone; its records are announced as missing",
+			"stream", stream, "from", s.first, "to", s.last)
 	}
 }
 

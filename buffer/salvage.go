@@ -80,19 +80,7 @@ func (b *Buffer) replace(s, saved *segment) error {
 // abandonSegment gives up a segment of which nothing can be read.
 func (b *Buffer) abandonSegment(s *segment, last uint64, cause error) {
 	b.mu.Lock()
-	lost := uint64(0)
-	for _, u := range b.uplinks {
-		for _, part := range u.uncovered(s.ord, s.first, last) {
-			g := Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged}
-			if part[0] == s.first && part[1] == s.last {
-				g.Readings, g.Oldest, g.Newest = s.readings, s.oldest, s.newest
-			}
-			u.miss(s.ord, g)
-			lost = max(lost, g.Readings)
-		}
-		u.wake()
-	}
-	b.counts.dropped[ReasonDamaged] += lost
+	b.missAll(s, last)
 	b.mu.Unlock()
 	if err := b.saveState(); err != nil {
 		b.diskSays(err)
@@ -104,6 +92,26 @@ func (b *Buffer) abandonSegment(s *segment, last uint64, cause error) {
 	b.remove([]*segment{s})
 	b.log.Warn("nothing could be saved from a damaged buffer file; its records are announced as missing",
 		"file", s.name(), "cause", cause, "from", s.first, "to", last)
+}
+
+// missAll tells every uplink, under the lock, that it will not get the
+// records of s up to last. How many readings they held is known only where
+// it is all of them. It returns whether anybody still waited for one.
+func (b *Buffer) missAll(s *segment, last uint64) bool {
+	lost, any := uint64(0), false
+	for _, u := range b.uplinks {
+		for _, part := range u.uncovered(s.ord, s.first, last) {
+			g := Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged}
+			if part[0] == s.first && part[1] == s.last {
+				g.Readings, g.Oldest, g.Newest = s.readings, s.oldest, s.newest
+			}
+			u.miss(s.ord, g)
+			lost, any = max(lost, g.Readings), true
+		}
+		u.wake()
+	}
+	b.counts.dropped[ReasonDamaged] += lost
+	return any
 }
 
 // found is where a chunk stands in a damaged file.

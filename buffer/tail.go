@@ -104,7 +104,8 @@ func (t *tail) pop() {
 	t.first++
 
 	s := t.slabs[0]
-	if s.used--; s.used > 0 {
+	s.used--
+	if s.used > 0 {
 		return
 	}
 	if len(t.slabs) == 1 && cap(s.buf) == slabSize {

@@ -3,6 +3,7 @@ package buffer
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"sync"
 	"time"
@@ -408,9 +409,7 @@ func (c *change) empty() bool {
 
 // restore undoes collect, under the lock, after a failed write.
 func (b *Buffer) restore(c *change) {
-	for p, s := range c.sealed {
-		b.w.sealed[p] = s
-	}
+	maps.Copy(b.w.sealed, c.sealed)
 	b.w.gone = append(b.w.gone, c.deleted...)
 	b.removed = append(b.removed, c.removed...)
 	for name := range c.cursors {
