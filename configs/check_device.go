@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"millrace/protocols"
 )
@@ -16,10 +17,21 @@ func (l *loader) checkDevices(d *draft) {
 		l.unique(ids, "device id", dev.ID, dev.node.get("id"))
 		l.checkSecurity(dev)
 		dev.OPCUA.Trust = l.trustDir(dev)
+		dev.completeTimeout()
 		l.checkTags(dev)
 		l.checkWithDriver(dev)
 	}
 	l.checkUnits(d.devices)
+}
+
+// opcuaTimeout is the default time-out of OPC UA devices: small PLCs take
+// seconds to make a secure session.
+const opcuaTimeout = 5 * time.Second
+
+func (dev *deviceDraft) completeTimeout() {
+	if dev.Driver == opcuaDriver && dev.node.get("timeout") == nil {
+		dev.Timeout = opcuaTimeout
+	}
 }
 
 func (l *loader) trustDir(dev *deviceDraft) string {
@@ -48,9 +60,6 @@ func (l *loader) checkSecurity(dev *deviceDraft) {
 	}
 	dev.OPCUA.SecurityPolicy, dev.OPCUA.SecurityMode = policy, mode
 	dev.OPCUA.Username, dev.OPCUA.Password = dev.auth.username, dev.auth.password
-	if policy == "None" && dev.auth.username != "" {
-		l.problem(dev.node.at("auth"), "auth: with security policy None the password would go over the network in clear: write security: {policy: Basic256Sha256}, or remove auth")
-	}
 }
 
 // checkTags completes the tags of a device and checks what concerns several

@@ -108,7 +108,7 @@ func timeKeys() []key[deviceDraft] {
 			// A PLC answers within its cycle, 1 to 200 ms; a radio link adds
 			// some hundred. Longer holds up the neighbours on a shared bus.
 			name: "timeout", def: "1s",
-			doc: "How long one request waits for its answer.",
+			doc: "How long one request waits for its answer. OPC UA devices: 5s, if it is left out.",
 			val: as(duration(10*time.Millisecond, time.Minute, false), func(d *deviceDraft, v time.Duration) { d.Timeout = v }),
 		},
 		{

@@ -78,6 +78,7 @@ devices:
 	}
 	robot := press
 	robot.ID, robot.Driver, robot.Endpoint = "robot-7", "opcua", "opc.tcp://192.0.2.9:4840"
+	robot.Timeout = 5 * time.Second
 	robot.Modbus = protocols.ModbusOptions{}
 	robot.OPCUA = protocols.OPCUAOptions{
 		Subscribe: true, SecurityPolicy: "Basic256Sha256", SecurityMode: "SignAndEncrypt",

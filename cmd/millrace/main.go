@@ -17,7 +17,7 @@ import (
 // Set when linking; see the Makefile.
 var (
 	version = "dev"
-	commit  = "unknown"
+	commit  = "unknown" //nolint:gochecknoglobals // stamped by the linker
 )
 
 // Exit codes, as the help and the documentation state them.

@@ -242,5 +242,3 @@ func (l login) strength() int {
 	}
 	return len(policies()) - i
 }
-
-func (l login) encrypts() bool { return l.strength() > 0 }

@@ -125,10 +125,10 @@ func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.U
 	if err != nil {
 		return l, nil, err
 	}
-	// A password that is encrypted for a certificate is as safe as that
-	// certificate is known, whatever the channel's policy.
-	encrypts := conf.username != "" && l.encrypts()
-	if e.SecurityMode != ua.MessageSecurityModeNone || encrypts {
+	// Policy None says that the server's identity is not checked. A password
+	// is encrypted for its certificate even then: that keeps it from those who
+	// only listen, not from one who stands in for the server.
+	if e.SecurityMode != ua.MessageSecurityModeNone {
 		if err := conf.trust.verify(e.ServerCertificate); err != nil {
 			return l, nil, err
 		}
