@@ -197,7 +197,7 @@ func TestDemo(t *testing.T) {
 	if took := time.Since(start); took > 10*time.Second {
 		t.Errorf("it took %v until there was data of all devices", took)
 	}
-	res, err := http.Get(page) //nolint:noctx // loopback
+	res, err := http.Get(page)
 	if err != nil {
 		t.Fatal(err)
 	}
