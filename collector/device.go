@@ -32,8 +32,6 @@ type device struct {
 	down      bool      // its bad batch has gone out; nothing more until it answers
 	nextProbe time.Time // on a shared bus: not to be asked before
 	faulty    map[*group]error
-	values    []protocols.Reading // the newest of each tag, before changes are selected
-	valueTime []int64             // when they arrived, in ms; 0: not yet
 
 	counters counters
 	view     view
@@ -46,14 +44,15 @@ type counters struct {
 	duration             histogram
 }
 
-// view is what other goroutines may see of a device.
+// view is what other goroutines may see of a device. Only the bus's
+// goroutine changes it, so that one needs the lock for changes only.
 type view struct {
 	mu       sync.Mutex
 	state    DeviceState
 	lastScan time.Duration
 	lastTime time.Time
-	values   []protocols.Reading
-	times    []int64
+	values   []protocols.Reading // the newest of each tag, before changes are selected
+	times    []int64             // when they arrived, in ms; 0: not yet
 }
 
 func newDevice(cfg *protocols.Device, o Options) (*device, error) {
@@ -61,7 +60,6 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 		cfg: cfg, appender: o.Appender, onState: o.State, log: o.Log.With("device", cfg.ID),
 		schema: &protocols.Schema{Device: cfg.ID},
 		faulty: map[*group]error{},
-		values: make([]protocols.Reading, len(cfg.Tags)), valueTime: make([]int64, len(cfg.Tags)),
 	}
 	d.view.values = make([]protocols.Reading, len(cfg.Tags))
 	d.view.times = make([]int64, len(cfg.Tags))
@@ -136,13 +134,15 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	if full {
 		g.snapshot = now
 	}
+	d.view.mu.Lock()
 	for i, tag := range g.tags {
 		r := &g.out[i]
 		r.Tag = int32(tag)
 		d.take(r, now.UnixMilli(), full)
 	}
+	d.view.lastTime, d.view.lastScan = now, took
+	d.view.mu.Unlock()
 	d.send(now.UnixMilli())
-	d.publishView(took, now)
 	g.err = res.Err
 	if d.note(g, res.Err) {
 		d.tellState()
@@ -153,11 +153,13 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 func (d *device) reported(rep protocols.Report) {
 	d.down = false
 	ms := rep.Time.UnixMilli()
+	d.view.mu.Lock()
 	for i := range rep.Readings {
 		d.take(&rep.Readings[i], ms, false)
 	}
+	d.view.lastTime = rep.Time
+	d.view.mu.Unlock()
 	d.send(ms)
-	d.publishView(0, rep.Time)
 	if d.state.answered(time.Now(), d.unmonitored()) {
 		d.tellState()
 	}
@@ -168,16 +170,16 @@ func (d *device) resend(now time.Time) {
 	if d.down {
 		return
 	}
-	for i := range d.values {
-		if d.valueTime[i] != 0 {
-			d.add(&d.values[i])
+	for i := range d.view.values {
+		if d.view.times[i] != 0 {
+			d.add(&d.view.values[i])
 		}
 	}
 	d.send(now.UnixMilli())
 }
 
 // take puts one reading through its tag's pipeline, and into the batch if it
-// is to go out.
+// is to go out. The caller holds the view's lock.
 func (d *device) take(r *protocols.Reading, ms int64, full bool) {
 	p := &d.pipes[r.Tag]
 	p.transform(r)
@@ -189,8 +191,8 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool) {
 	case protocols.Bad:
 		d.counters.bad.Add(1)
 	}
-	d.values[r.Tag] = *r
-	d.valueTime[r.Tag] = ms
+	d.view.values[r.Tag] = *r
+	d.view.times[r.Tag] = ms
 	if p.onChange {
 		if !full && !p.changed(r) {
 			return
@@ -227,13 +229,14 @@ func (d *device) unanswered(err error) {
 	now := time.Now()
 	if !d.down {
 		d.down = true
+		d.view.mu.Lock()
 		for i := range d.cfg.Tags {
 			r := protocols.Reading{Tag: int32(i)}
 			r.SetBad(protocols.ReasonOf(err))
 			d.take(&r, now.UnixMilli(), true)
 		}
+		d.view.mu.Unlock()
 		d.send(now.UnixMilli())
-		d.publishView(0, now)
 		clear(d.faulty)
 	}
 	if d.state.unanswered(now, err) {
@@ -263,8 +266,8 @@ func (d *device) note(g *group, err error) bool {
 // not deliver; nil if it delivers all.
 func (d *device) unmonitored() error {
 	missing, first := 0, -1
-	for i := range d.values {
-		r := &d.values[i]
+	for i := range d.view.values {
+		r := &d.view.values[i]
 		if r.Quality != protocols.Bad {
 			continue
 		}
@@ -280,9 +283,9 @@ func (d *device) unmonitored() error {
 		return nil
 	}
 	t := &d.cfg.Tags[first]
-	return &protocols.Error{Kind: protocols.KindRefused, Reason: d.values[first].Reason, Text: fmt.Sprintf(
+	return &protocols.Error{Kind: protocols.KindRefused, Reason: d.view.values[first].Reason, Text: fmt.Sprintf(
 		"%d of %d tags cannot be monitored; the first is %s (%s): %s. Check its address and the user's rights",
-		missing, len(d.cfg.Tags), t.Name, t.Address, d.values[first].Reason)}
+		missing, len(d.cfg.Tags), t.Name, t.Address, d.view.values[first].Reason)}
 }
 
 // tellState makes a change of state known, and logs it: once, here.
@@ -297,18 +300,6 @@ func (d *device) tellState() {
 		d.log.Warn("device state", "state", s.State, "reason", s.Reason)
 	}
 	d.onState(s)
-}
-
-func (d *device) publishView(took time.Duration, now time.Time) {
-	v := &d.view
-	v.mu.Lock()
-	defer v.mu.Unlock()
-	copy(v.values, d.values)
-	copy(v.times, d.valueTime)
-	v.lastTime = now
-	if took > 0 {
-		v.lastScan = took
-	}
 }
 
 func (v *view) current() DeviceState {

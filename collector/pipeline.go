@@ -17,9 +17,8 @@ type pipeline struct {
 
 	scaled   bool
 	bounded  bool
-	onChange bool // only changes go out
-	sent     bool // lastSent is valid
-	lastSent sentReading
+	onChange bool         // only changes go out
+	lastSent *sentReading // nil: nothing yet
 }
 
 // sentReading is what a change is measured against.
@@ -143,8 +142,8 @@ func (p *pipeline) enumText(v protocols.Value) (string, bool) {
 // changed says whether r differs from what was sent last by enough to go
 // out.
 func (p *pipeline) changed(r *protocols.Reading) bool {
-	last := &p.lastSent
-	if !p.sent || r.Quality != last.quality || r.Reason != last.reason {
+	last := p.lastSent
+	if last == nil || r.Quality != last.quality || r.Reason != last.reason {
 		return true
 	}
 	if r.Quality == protocols.Bad {
@@ -166,6 +165,8 @@ func (p *pipeline) changed(r *protocols.Reading) bool {
 }
 
 func (p *pipeline) remember(r *protocols.Reading) {
-	p.sent = true
-	p.lastSent = sentReading{value: r.Value, reason: r.Reason, quality: r.Quality}
+	if p.lastSent == nil {
+		p.lastSent = new(sentReading)
+	}
+	*p.lastSent = sentReading{value: r.Value, reason: r.Reason, quality: r.Quality}
 }
