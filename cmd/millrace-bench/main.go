@@ -53,11 +53,19 @@ func start(ctx context.Context) error {
 	flag.DurationVar(&b.window, "window", 15*time.Second, "how long the main run is measured; the others take a third")
 	out := flag.String("json", "bench.json", "where the table goes as JSON")
 	quick := flag.Bool("quick", false, "only the main run and the yardsticks")
+	only := flag.Duration("only", 0, "measure at this interval only")
 	flag.Parse()
 	if err := b.prepare(); err != nil {
 		return err
 	}
 	defer b.cleanUp()
+	if *only > 0 {
+		m, err := b.measure(ctx, "only", *only, b.window)
+		if err == nil {
+			fmt.Println(m.short(), "lag", m.Lag, "gaps", m.Gaps)
+		}
+		return err
+	}
 	rep, err := b.run(ctx, *quick)
 	if err != nil {
 		return err
@@ -124,6 +132,9 @@ func (b *bench) run(ctx context.Context, quick bool) (*report, error) {
 		return rep, nil
 	}
 	short := b.window / 3
+	if rep.Outage, err = b.measureOutage(ctx, main, b.window); err != nil {
+		return nil, err
+	}
 	clean := m
 	for _, ms := range []int{20, 10, 8, 7, 6, 5, 4, 3, 2} {
 		interval := time.Duration(ms) * time.Millisecond
@@ -145,6 +156,11 @@ func (b *bench) run(ctx context.Context, quick bool) (*report, error) {
 		return nil, err
 	}
 	rep.Overload = *m
+	// As much as the configuration allows to ask for.
+	if m, err = b.measure(ctx, "saturated", time.Millisecond, 2*short); err != nil {
+		return nil, err
+	}
+	rep.Saturated = *m
 	return rep, nil
 }
 

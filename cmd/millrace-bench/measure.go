@@ -59,7 +59,7 @@ func (b *bench) measure(ctx context.Context, name string, interval, window time.
 		return nil, err
 	}
 	defer sim.stop()
-	broker, brokerAddr, err := b.startMosquitto(ctx)
+	broker, brokerAddr, err := b.startMosquitto(ctx, "")
 	if err != nil {
 		return nil, err
 	}
@@ -91,22 +91,22 @@ func (b *bench) measure(ctx context.Context, name string, interval, window time.
 		return nil, err
 	}
 	before := sampleOf(agent.pid(), sim.pid(), broker.pid())
-	missed, _ := agentStatus(ctx, console)
+	first := agentStatus(ctx, console)
 	sub.start()
 	if err := pause(ctx, window); err != nil {
 		return nil, err
 	}
 	got := sub.stop()
 	after := sampleOf(agent.pid(), sim.pid(), broker.pid())
-	missedAfter, lag := agentStatus(ctx, console)
+	last := agentStatus(ctx, console)
 	m.fill(b, got, before, after, interval)
-	m.Missed, m.Lag = missedAfter-missed, lag
+	m.Missed, m.Lag = last.missed-first.missed, last.lag
 	b.scanLen = got.scanLen
 	// Clean: every scan was made (but for one in 1,000: this is not a machine
 	// of its own), and what was made has arrived, but for what lies on the
 	// edge of the window.
 	scans := m.Offered * m.Seconds / float64(b.registers)
-	m.Clean = float64(m.Missed) <= scans/1000 && m.Gaps == 0 && m.Delivered >= 0.99*m.Offered && lag < uint64(10*b.devices)
+	m.Clean = float64(m.Missed) <= scans/1000 && m.Gaps == 0 && m.Delivered >= 0.99*m.Offered && m.Lag < uint64(10*b.devices)
 	return m, nil
 }
 
@@ -159,29 +159,107 @@ func freePort(ctx context.Context) string {
 	return l.Addr().String()
 }
 
-// agentStatus asks the agent for its missed scans and its lag.
-func agentStatus(ctx context.Context, console string) (missed, lag uint64) {
+// status is what the agent says of itself, over all devices and uplinks.
+type status struct {
+	missed, readings, lag uint64
+	buffer                int64 // bytes on disk
+}
+
+// agentStatus asks the agent; an agent that does not answer has all zeros.
+func agentStatus(ctx context.Context, console string) (st status) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+console+"/api/status", http.NoBody)
 	if err != nil {
-		return 0, 0
+		return st
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return 0, 0
+		return st
 	}
 	defer res.Body.Close()
 	var s struct {
+		Buffer  struct{ Bytes int64 }
 		Uplinks []struct{ Lag uint64 }
-		Devices []struct{ Missed uint64 }
+		Devices []struct{ Missed, Good uint64 }
 	}
 	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
-		return 0, 0
+		return st
 	}
+	st.buffer = s.Buffer.Bytes
 	for _, d := range s.Devices {
-		missed += d.Missed
+		st.missed += d.Missed
+		st.readings += d.Good
 	}
 	for _, u := range s.Uplinks {
-		lag += u.Lag
+		st.lag += u.Lag
 	}
-	return missed, lag
+	return st
+}
+
+// outage is a run whose broker goes away.
+type outage struct {
+	IntervalMS      float64 `json:"interval_ms"`
+	Seconds         float64 `json:"seconds"`
+	Readings        float64 `json:"readings_per_s"`
+	CPUPerMillion   float64 `json:"agent_cpu_s_per_million_readings"`
+	PeakMiB         float64 `json:"agent_peak_memory_mib"`
+	WrittenPerRead  float64 `json:"disk_bytes_written_per_reading"` // as the operating system counts
+	BufferPerRead   float64 `json:"buffer_bytes_per_reading"`       // what the files grow by
+	DrainedPerSec   float64 `json:"drained_readings_per_s"`         // after the broker's return, beside the live ones
+	DrainedSeconds  float64 `json:"drained_after_s"`
+	BacklogReadings float64 `json:"backlog_readings"`
+}
+
+// measureOutage stops the broker for window, and starts it again.
+func (b *bench) measureOutage(ctx context.Context, interval, window time.Duration) (*outage, error) {
+	sim, plcs, err := b.startSim(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer sim.stop()
+	broker, brokerAddr, err := b.startMosquitto(ctx, "")
+	if err != nil {
+		return nil, err
+	}
+	console := freePort(ctx)
+	conf, err := b.agentConfig("outage", brokerAddr, console, plcs, interval)
+	if err != nil {
+		return nil, err
+	}
+	agent, _, err := b.spawn(ctx, "outage", b.binary, "run", "-c", conf)
+	if err != nil {
+		return nil, err
+	}
+	defer agent.stop()
+	err = waitFor(ctx, 5*time.Second, func() bool { return agentStatus(ctx, console).readings > 0 })
+	broker.stop()
+	if err != nil {
+		return nil, err
+	}
+	if err := pause(ctx, 2*time.Second); err != nil { // the first commits
+		return nil, err
+	}
+	start, before, first := time.Now(), sampleOf(agent.pid(), sim.pid(), agent.pid()), agentStatus(ctx, console)
+	if err := pause(ctx, window); err != nil {
+		return nil, err
+	}
+	after, last := sampleOf(agent.pid(), sim.pid(), agent.pid()), agentStatus(ctx, console)
+	n := float64(max(last.readings-first.readings, 1))
+	o := &outage{IntervalMS: float64(interval) / 1e6, Seconds: time.Since(start).Seconds(), BacklogReadings: float64(last.lag) * float64(b.registers)}
+	o.Readings = n / o.Seconds
+	o.CPUPerMillion = (after.agent - before.agent).Seconds() / n * 1e6
+	o.WrittenPerRead = float64(after.written-before.written) / n
+	o.BufferPerRead = float64(last.buffer-first.buffer) / n
+
+	if broker, _, err = b.startMosquitto(ctx, brokerAddr); err != nil {
+		return nil, err
+	}
+	defer broker.stop()
+	start = time.Now()
+	if err := waitFor(ctx, time.Minute, func() bool { return agentStatus(ctx, console).lag < uint64(b.devices) }); err != nil {
+		return nil, fmt.Errorf("draining the backlog: %w", err)
+	}
+	o.DrainedSeconds = time.Since(start).Seconds()
+	o.DrainedPerSec = o.BacklogReadings / o.DrainedSeconds
+	o.PeakMiB = float64(statusKB(agent.pid(), "VmHWM")) / 1024
+	return o, nil
 }

@@ -68,14 +68,11 @@ func (b *bench) startSim(ctx context.Context) (*process, []string, error) {
 	return p, addrs, nil
 }
 
-// startMosquitto starts a Mosquitto on a free port.
-func (b *bench) startMosquitto(ctx context.Context) (*process, string, error) {
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, "", err
+// startMosquitto starts a Mosquitto at addr, or on a free port.
+func (b *bench) startMosquitto(ctx context.Context, addr string) (*process, string, error) {
+	if addr == "" {
+		addr = freePort(ctx)
 	}
-	addr := l.Addr().String()
-	_ = l.Close()
 	_, port, _ := net.SplitHostPort(addr)
 	conf := filepath.Join(b.dir, "mosquitto.conf")
 	text := fmt.Sprintf("listener %s 127.0.0.1\nallow_anonymous true\npersistence false\nlog_type error\nmax_inflight_messages 1000\nmax_queued_messages 100000\n", port)

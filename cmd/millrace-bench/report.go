@@ -14,9 +14,11 @@ type report struct {
 	Registers  int           `json:"registers"`
 	Paced      measurement   `json:"paced"`
 	Yardsticks []yardstick   `json:"yardsticks"`
+	Outage     *outage       `json:"outage,omitempty"`
 	Ladder     []measurement `json:"ladder,omitempty"`
 	Highest    measurement   `json:"highest_clean"`
 	Overload   measurement   `json:"overload"`
+	Saturated  measurement   `json:"saturated"`
 }
 
 func newReport(b *bench) *report {
@@ -44,6 +46,7 @@ func (r *report) table() string {
 	}
 	row("highest clean", &r.Highest)
 	row("twice that", &r.Overload)
+	row("saturated", &r.Saturated)
 	_ = w.Flush() // a strings.Builder takes everything
 	b.WriteString("\n")
 	var floor float64
@@ -55,6 +58,10 @@ func (r *report) table() string {
 		fmt.Fprintf(&b, "the agent uses %.2f times what the two together do, with decoding, buffering and JSON\n", r.Paced.CPUPerMillion/floor)
 	}
 	fmt.Fprintf(&b, "first reading at the broker %d ms after the start of the process\n", r.Paced.FirstReadingMS)
+	if o := r.Outage; o != nil {
+		fmt.Fprintf(&b, "broker away: %.0f readings/s buffered, %.3f s CPU per million, %.2f bytes written and %.2f bytes of buffer per reading; back: %.0f readings drained in %.1f s (%.0f/s, beside the live ones), peak %.1f MiB\n",
+			o.Readings, o.CPUPerMillion, o.WrittenPerRead, o.BufferPerRead, o.BacklogReadings, o.DrainedSeconds, o.DrainedPerSec, o.PeakMiB)
+	}
 	if r.Overload.Seconds > 0 {
 		fmt.Fprintf(&b, "under twice the highest clean load it delivers %.0f %% of the highest clean rate\n", 100*r.Overload.Delivered/r.Highest.Delivered)
 	}

@@ -35,7 +35,7 @@ func (b *bench) yardsticks(ctx context.Context, rep *report, interval time.Durat
 	if err != nil {
 		return err
 	}
-	broker, addr, err := b.startMosquitto(ctx)
+	broker, addr, err := b.startMosquitto(ctx, "")
 	if err != nil {
 		return err
 	}
