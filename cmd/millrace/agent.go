@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"millrace/buffer"
-	"millrace/cmd/millrace/console"
 	"millrace/collector"
 	"millrace/configs"
 	"millrace/protocols"
@@ -27,15 +26,14 @@ type agent struct {
 	buf  *buffer.Buffer
 	coll *collector.Collector
 
-	mu       sync.Mutex // guards what follows
-	cfg      *configs.Config
-	loaded   time.Time
-	reload   error // why the last reload was refused
-	uplinks  map[string]*uplink
-	states   map[string]mqtt.DeviceState
-	schemas  map[uint64]*protocols.Schema
-	console  *console.Console
-	consoled sync.WaitGroup
+	mu      sync.Mutex // guards what follows
+	cfg     *configs.Config
+	loaded  time.Time
+	reload  error // why the last reload was refused
+	uplinks map[string]*uplink
+	states  map[string]mqtt.DeviceState
+	schemas map[uint64]*protocols.Schema
+	page    *page // nil: there is none
 }
 
 // drivers returns the drivers of this version, by the names that the
@@ -57,9 +55,10 @@ func checkers() map[string]configs.Checker {
 	return all
 }
 
-// startAgent starts everything: the page first, because its port may be
-// taken, then the buffer, the uplinks, and the field last. What is wrong
-// with devices and brokers is a state, not an error.
+// startAgent starts everything: the buffer first, which shows whether another
+// agent runs already, the page, the uplinks, and the field last. What is
+// wrong with devices, brokers, the disk or the page's port is a state, not
+// an error.
 func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
 	now := time.Now()
 	a := &agent{
@@ -87,16 +86,12 @@ func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
 }
 
 func (a *agent) startParts(cfg *configs.Config) error {
-	if err := a.startConsole(cfg.Console.Listen); err != nil {
-		return err
-	}
+	a.openPage(cfg.Console.Listen)
 	fresh, err := a.makeUplinks(cfg, nil)
 	if err != nil {
 		return err
 	}
-	if err := a.swapUplinks(cfg, fresh); err != nil {
-		return err
-	}
+	a.swapUplinks(cfg, fresh)
 	return a.coll.Apply(cfg.Devices)
 }
 
@@ -106,38 +101,6 @@ func uplinkNames(cfg *configs.Config) []string {
 		names[i] = cfg.Uplinks[i].Name
 	}
 	return names
-}
-
-// startConsole starts the page; listen may be empty.
-func (a *agent) startConsole(listen string) error {
-	if listen == "" {
-		return nil
-	}
-	c, err := console.New(console.Options{Listen: listen, Source: (*source)(a), Log: a.log})
-	if err != nil {
-		return err
-	}
-	a.mu.Lock()
-	a.console = c
-	a.mu.Unlock()
-	a.consoled.Go(func() {
-		if err := c.Serve(); err != nil {
-			a.log.Error("the console has stopped", "error", err)
-		}
-	})
-	a.log.Info("console", "url", "http://"+c.Addr()+"/")
-	return nil
-}
-
-func (a *agent) stopConsole() {
-	a.mu.Lock()
-	c := a.console
-	a.console = nil
-	a.mu.Unlock()
-	if c != nil {
-		c.Close()
-	}
-	a.consoled.Wait()
 }
 
 // apply makes a new configuration the one in force, touching only what
@@ -165,15 +128,11 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 	if err := a.coll.Apply(cfg.Devices); err != nil {
 		return err
 	}
-	if err := a.swapUplinks(cfg, fresh); err != nil {
-		return err
-	}
+	a.swapUplinks(cfg, fresh)
 	a.forgetDevices(cfg)
 	if cfg.Console.Listen != old.Console.Listen {
-		a.stopConsole()
-		if err := a.startConsole(cfg.Console.Listen); err != nil {
-			return err
-		}
+		a.closePage()
+		a.openPage(cfg.Console.Listen)
 	}
 	return nil
 }
@@ -244,7 +203,7 @@ func (a *agent) stop() {
 		wg.Go(u.stop)
 	}
 	wg.Wait()
-	a.stopConsole()
+	a.closePage()
 	if err := a.buf.Close(); err != nil {
 		a.log.Error("closing the buffer", "error", err)
 	}

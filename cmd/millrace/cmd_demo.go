@@ -74,7 +74,7 @@ func demo(ctx context.Context, t terminal, consoleAddr, brokerAddr string, verbo
   Stop:                 Ctrl-C
 
 What the broker got first:
-`, version, a.console.Addr(), host, port)
+`, version, a.page.addr, host, port)
 	<-ctx.Done()
 	t.printf("\nStopping …\n")
 	return nil

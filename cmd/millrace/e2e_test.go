@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -412,4 +413,27 @@ func TestHealth(t *testing.T) {
 		t.Errorf("a second agent with the same buffer and port: %v\n%s", err, out)
 	}
 	a.stop()
+}
+
+// TestPortTaken: the data flows although the page's port is taken, and the
+// page comes when it is free.
+func TestPortTaken(t *testing.T) {
+	t.Parallel()
+	plc, broker := newCounterPLC(t), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	r := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt")})
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := newAgent(t, strings.ReplaceAll(configFor("1s", map[string]string{"platform": broker.URL("mqtt")}, plc), "CONSOLE", taken.Addr().String()))
+	r.WaitBatches(t, "plc-1", 10)
+	if !strings.Contains(a.output.String(), "the console cannot start") {
+		t.Error("the log does not say why there is no page")
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	a.console = taken.Addr().String()
+	mqtttest.WaitFor(t, "the page", func() bool { _, code := a.get("/healthz"); return code == http.StatusOK })
+	settled(t, a, r, "plc-1")
 }

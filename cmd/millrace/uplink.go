@@ -55,20 +55,20 @@ func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, 
 // swapUplinks stops the uplinks that cfg does not have, or that there is a
 // fresh one for, and starts the fresh ones. One that changed keeps its place
 // in the buffer.
-func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*mqtt.Uplink) error {
+func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*mqtt.Uplink) {
 	names := uplinkNames(cfg)
 	for _, u := range a.takeUplinks(func(u *uplink) bool { return fresh[u.cfg.Name] != nil || !slices.Contains(names, u.cfg.Name) }) {
 		u.stop()
 	}
 	if err := a.buf.SetUplinks(names); err != nil {
-		return fmt.Errorf("buffer: %w", err)
+		// It holds for this run; a full disk must not keep an uplink away.
+		a.log.Warn("the buffer could not save which uplinks there are; it tries again", "error", err)
 	}
 	for i := range cfg.Uplinks {
 		if m := fresh[cfg.Uplinks[i].Name]; m != nil {
 			a.startUplink(cfg.Uplinks[i], m)
 		}
 	}
-	return nil
 }
 
 // takeUplinks removes the uplinks that match from the running ones.

@@ -49,8 +49,8 @@ const eventInterval = time.Second
 
 // New opens the console's port, so that a port in use is known before
 // anything else starts.
-func New(o Options) (*Console, error) {
-	l, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", o.Listen)
+func New(ctx context.Context, o Options) (*Console, error) {
+	l, err := (&net.ListenConfig{}).Listen(ctx, "tcp", o.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("console.listen: cannot listen on %s: %w; is another millrace running? Choose another port, or \"\" for no console", o.Listen, err)
 	}

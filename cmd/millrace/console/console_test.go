@@ -68,7 +68,7 @@ func plantStatus() Status {
 
 func startConsole(t *testing.T, f *fakeAgent) string {
 	t.Helper()
-	c, err := New(Options{Listen: "127.0.0.1:0", Source: f, Log: slog.New(slog.DiscardHandler)})
+	c, err := New(t.Context(), Options{Listen: "127.0.0.1:0", Source: f, Log: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -165,7 +165,7 @@ func TestPortTaken(t *testing.T) {
 	t.Parallel()
 	url := startConsole(t, &fakeAgent{})
 	addr := strings.TrimPrefix(url, "http://")
-	if _, err := New(Options{Listen: addr, Source: &fakeAgent{}, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), addr) {
+	if _, err := New(t.Context(), Options{Listen: addr, Source: &fakeAgent{}, Log: slog.New(slog.DiscardHandler)}); err == nil || !strings.Contains(err.Error(), addr) {
 		t.Errorf("error %v, want one that names %s", err, addr)
 	}
 }
