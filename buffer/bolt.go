@@ -92,6 +92,16 @@ func update(db *bolt.DB, fn func(tx *bolt.Tx) error) (written int64, err error) 
 	return written, err
 }
 
+// inUse returns how many bytes of the file hold pages; the rest is room to
+// grow.
+func inUse(db *bolt.DB) (size int64) {
+	_ = view(db, func(tx *bolt.Tx) error { // on an error: 0
+		size = tx.Size()
+		return nil
+	})
+	return size
+}
+
 // view runs fn in a read transaction.
 func view(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
 	return guard(func() error { return db.View(fn) })

@@ -116,10 +116,10 @@ func (b *Buffer) diskSize() int64 {
 	size := fileSize(filepath.Join(b.disk.dir, stateName))
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.counts.stateSize = size
 	for _, s := range b.segments {
 		size += s.size
 	}
-	b.counts.stateSize = size
 	for _, a := range b.counts.setAside {
 		size += a.size
 	}

@@ -28,7 +28,7 @@ func (b *Buffer) recover() error {
 	if err == nil || b.disk != nil {
 		return err
 	}
-	if errors.Is(err, ErrInUse) {
+	if errors.Is(err, ErrInUse) || errors.Is(err, ErrStreamUsed) {
 		return err
 	}
 	b.diskErr = fmt.Errorf("the buffer works from memory alone: %w", err)
@@ -49,13 +49,13 @@ func (b *Buffer) takeOver() error {
 	if err != nil {
 		return err
 	}
-	suspect := marked(b.o.Dir)
-	state, rebuilt, err := b.openState(suspect)
+	last := readMarker(b.o.Dir)
+	state, rebuilt, err := b.openState(last)
 	if err != nil {
 		_ = lock.Close() // the first error says more
 		return err
 	}
-	d := &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, b.clock)}
+	d := &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, last, b.clock)}
 	im, err := state.read()
 	if err == nil {
 		b.w.values, err = state.values()
@@ -78,7 +78,7 @@ func (b *Buffer) takeOver() error {
 		b.disk = nil
 		return errors.Join(err, d.close())
 	}
-	b.examine(im, suspect)
+	b.examine(im, last)
 	b.begin(im)
 	return nil
 }
@@ -86,15 +86,15 @@ func (b *Buffer) takeOver() error {
 // openState opens state.db. A damaged one is set aside and made again: what
 // it said follows from the segments, but for the cursors, which then stand at
 // the oldest record. Repeats are allowed, loss is not.
-func (b *Buffer) openState(suspect string) (f *stateFile, rebuilt bool, err error) {
+func (b *Buffer) openState(last marker) (f *stateFile, rebuilt bool, err error) {
 	path := filepath.Join(b.o.Dir, stateName)
 	_, err = os.Stat(path)
 	rebuilt = errors.Is(err, os.ErrNotExist)
-	if suspect == stateName {
-		b.log.Warn("the last start died opening state.db; setting it aside", "dir", b.o.Dir)
-		err = fmt.Errorf("%w: opening it killed the agent", errStructure)
+	if last.kills(stateName) {
+		b.log.Warn("the agent dies opening state.db; setting it aside", "dir", b.o.Dir)
+		err = fmt.Errorf("%w: opening it killed the agent twice", errStructure)
 	} else {
-		f, err = b.tryState()
+		f, err = b.tryState(last)
 	}
 	if err == nil || !isDamage(err) {
 		return f, rebuilt, err
@@ -104,27 +104,17 @@ func (b *Buffer) openState(suspect string) (f *stateFile, rebuilt bool, err erro
 		return nil, false, err
 	}
 	clearMarker(b.o.Dir)
-	f, err = b.tryState()
+	f, err = b.tryState(marker{})
 	return f, true, err
 }
 
-func (b *Buffer) tryState() (*stateFile, error) {
-	if err := setMarker(b.o.Dir, stateName); err != nil && !isReadOnly(err) {
+func (b *Buffer) tryState(last marker) (*stateFile, error) {
+	if err := last.set(b.o.Dir, stateName); err != nil && !isReadOnly(err) {
 		return nil, err
 	}
 	f, err := openStateFile(b.o.Dir)
 	clearMarker(b.o.Dir)
 	return f, err
-}
-
-// marked returns the name of the file that was being opened when the last
-// process died.
-func marked(dir string) string {
-	name, err := os.ReadFile(filepath.Join(dir, markerName))
-	if err != nil {
-		return ""
-	}
-	return string(name)
 }
 
 // setAside renames a damaged file so that it is in nobody's way.
@@ -243,12 +233,12 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 
 // examine learns what the segments hold that have no summary (the last one
 // of a run that was killed), and rescues the one whose opening killed it.
-func (b *Buffer) examine(im *stateImage, suspect string) {
+func (b *Buffer) examine(im *stateImage, last marker) {
 	for _, s := range slices.Clone(b.segments) {
 		var err error
 		switch {
-		case s.name() == suspect:
-			err = fmt.Errorf("%w: opening it killed the agent", errStructure)
+		case last.kills(s.name()):
+			err = fmt.Errorf("%w: opening it killed the agent twice", errStructure)
 		case s.sealed:
 			continue
 		default:
@@ -354,13 +344,13 @@ func (b *Buffer) adoptLater() time.Duration {
 	if err != nil {
 		return adoptEvery
 	}
-	state, err := b.tryState()
+	state, err := b.tryState(marker{})
 	if err != nil {
 		_ = lock.Close() // nothing was written under it
 		return adoptEvery
 	}
 	b.mu.Lock()
-	b.disk = &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, b.clock)}
+	b.disk = &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, marker{}, b.clock)}
 	for _, u := range b.uplinks {
 		u.cursorDirty, u.gapsDirty = true, true
 	}

@@ -98,7 +98,7 @@ func (b *Buffer) abandonSegment(s *segment, last uint64, cause error) {
 // records of s up to last. How many readings they held is known only where
 // it is all of them. It returns whether anybody still waited for one.
 func (b *Buffer) missAll(s *segment, last uint64) bool {
-	lost, any := uint64(0), false
+	lost, missed := uint64(0), false
 	for _, u := range b.uplinks {
 		for _, part := range u.uncovered(s.ord, s.first, last) {
 			g := Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged}
@@ -106,12 +106,12 @@ func (b *Buffer) missAll(s *segment, last uint64) bool {
 				g.Readings, g.Oldest, g.Newest = s.readings, s.oldest, s.newest
 			}
 			u.miss(s.ord, g)
-			lost, any = max(lost, g.Readings), true
+			lost, missed = max(lost, g.Readings), true
 		}
 		u.wake()
 	}
 	b.counts.dropped[ReasonDamaged] += lost
-	return any
+	return missed
 }
 
 // found is where a chunk stands in a damaged file.

@@ -21,6 +21,9 @@ const (
 	bucketValues   = "values"   // small values of others
 
 	recordVersion = 1
+
+	stateMap  = 256 << 10     // mapped at first: no remapping in the usual life
+	stateStep = 16 * pageSize // by which the file grows
 )
 
 // stateFile is state.db: what must outlive the agent beside the records. It
@@ -58,11 +61,11 @@ func openStateFile(dir string) (*stateFile, error) {
 			return nil, fmt.Errorf("create %s: %w", path, err)
 		}
 	}
-	db, err := openBolt(path, false, 1<<20)
+	db, err := openBolt(path, false, stateMap)
 	if err != nil {
 		return nil, err
 	}
-	db.AllocSize = 16 * pageSize
+	db.AllocSize = stateStep
 	err = view(db, func(tx *bolt.Tx) error {
 		meta := tx.Bucket([]byte(bucketMeta))
 		if meta == nil {
@@ -98,12 +101,13 @@ func createStateFile(path string) error {
 	}
 	var db *bolt.DB
 	err := guard(func() (err error) {
-		db, err = bolt.Open(tmp, fileMode, boltOptions(false, 1<<20))
+		db, err = bolt.Open(tmp, fileMode, boltOptions(false, stateMap))
 		return err
 	})
 	if err != nil {
 		return err
 	}
+	db.AllocSize = stateStep
 	_, err = update(db, func(tx *bolt.Tx) error {
 		for _, name := range append(stateBuckets(), bucketMeta) {
 			if _, err := tx.CreateBucket([]byte(name)); err != nil {

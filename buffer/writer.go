@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"os"
 	"sync"
 	"time"
 
@@ -12,9 +13,15 @@ import (
 )
 
 const (
-	// chunkTarget is the size a chunk should have on the disk. bbolt keeps at
-	// least two values in a 4 KiB leaf: two of this size fill one.
-	chunkTarget = 1900
+	// chunkTarget is the size a chunk should have on the disk: a page.
+	// Consecutive batches are alike, so that a chunk compresses the better
+	// the more of them it holds; but one damaged page costs a chunk, and the
+	// last ones are rewritten by every commit.
+	chunkTarget = 3900
+	// minChunkRaw and maxChunkRaw bound a chunk before compression (a single
+	// record may be larger).
+	minChunkRaw = 8 << 10
+	maxChunkRaw = 64 << 10
 	// maxLoad bounds one transaction, in bytes before compression.
 	maxLoad = 4 << 20
 
@@ -237,7 +244,7 @@ func (b *Buffer) gather() bool {
 // encoder. It returns how many bytes they are, and the last one's seq.
 func (b *Buffer) fillChunk(next uint64) (size int, last uint64) {
 	w := &b.w
-	target := int(chunkTarget / w.ratio)
+	target := min(max(int(chunkTarget/w.ratio), minChunkRaw), maxChunkRaw)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next = max(next, b.settled+1, b.tail.first)
@@ -283,9 +290,8 @@ func (b *Buffer) write() error {
 	for id := range w.load.schemas {
 		w.known[id] = true
 	}
-	size := fileSize(s.path)
-	b.wrote(s, created, size, written)
-	if size >= b.o.SegmentSize || b.spansLong(s) {
+	b.wrote(s, created, fileSize(s.path), written)
+	if inUse(w.db) >= b.o.SegmentSize || b.spansLong(s) {
 		b.sealActive()
 	}
 	return nil
@@ -321,6 +327,7 @@ func (b *Buffer) wrote(s *segment, created bool, size, written int64) {
 func (b *Buffer) failedWrite(err error) {
 	if b.w.current != nil && errors.Is(err, errBroken) {
 		b.disk.files.abandon(b.w.current)
+		b.w.db = nil
 	}
 	b.sealActive()
 }
@@ -331,9 +338,15 @@ func (b *Buffer) sealActive() {
 	if s == nil {
 		return
 	}
+	if b.w.db != nil {
+		if used := inUse(b.w.db); used > 0 {
+			_ = os.Truncate(s.path, used) // it was room to grow; if it fails, it is room wasted
+		}
+	}
+	size := fileSize(s.path)
 	b.w.current, b.w.db = nil, nil
 	b.mu.Lock()
-	s.active = false
+	s.active, s.size = false, size
 	b.seal(s)
 	b.mu.Unlock()
 	b.disk.files.reopen(s)

@@ -1,0 +1,101 @@
+package buffer
+
+import (
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+)
+
+// fullVar holds the directory for the half of TestFullDisk that runs on a
+// small disk of its own.
+const fullVar = "MILLRACE_BUFFER_FULL"
+
+// TestFullDisk runs itself again in a mount namespace, with a tmpfs of 1 MiB
+// as the buffer's disk.
+func TestFullDisk(t *testing.T) {
+	if dir := os.Getenv(fullVar); dir != "" {
+		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
+			t.Fatal("mount a small disk:", err)
+		}
+		testFullDisk(t, dir)
+		return
+	}
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.v")
+	cmd.Env = append(os.Environ(), fullVar+"="+t.TempDir())
+	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
+	if os.Getuid() != 0 {
+		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
+	} else {
+		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // and its mounts private
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v (it needs user namespaces, or root)\n%s", err, out)
+	}
+}
+
+// testFullDisk fills the disk while the uplink is away, goes on far beyond
+// what memory holds, and lets the uplink come back.
+func testFullDisk(t *testing.T, dir string) {
+	t.Helper()
+	o := testOptions(t, filepath.Join(dir, "buffer"))
+	o.SegmentSize, o.TailBytes = 128<<10, 256<<10
+	b := openBuffer(t, o)
+	n := uint64(0)
+	fill := func() {
+		for range 50 {
+			n++
+			data := payload(n, 1000)
+			for i := 8; i < len(data); i++ {
+				data[i] = byte(rand.Uint32())
+			}
+			if _, err := b.Append(Record{Time: 3, Schema: 1, Readings: 2, Data: data}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	waitFor(t, "the disk to be full", func() bool { fill(); return b.Stats().DiskError != "" })
+	t.Log(n, b.Stats().DiskError)
+	for range 20 {
+		fill()
+	}
+	s := b.Stats()
+	if s.TailBytes > o.TailBytes {
+		t.Errorf("%d bytes in memory, the bound is %d", s.TailBytes, o.TailBytes)
+	}
+	if s.Dropped[ReasonDisk] == 0 {
+		t.Error("nothing was given up")
+	}
+
+	r := &receiver{window: 16}
+	stop := forward(t, b, "a", r)
+	waitFor(t, "all delivered", func() bool { return b.Stats().Batches == 0 && b.Stats().Uplinks["a"].Gaps == 0 })
+	stop()
+	if gaps := account(t, r.got(), o.Stream, 1, n); gaps == 0 {
+		t.Error("no gap was announced")
+	}
+	// There is room again: the next outage is kept on the disk.
+	waitFor(t, "the disk to work again", func() bool {
+		if len(r.got()) > 0 && b.Stats().TailBatches < 100 {
+			fill()
+		}
+		return b.Stats().DiskError == ""
+	})
+	written := b.Stats().Commits
+	fill()
+	waitFor(t, "a commit", func() bool { return b.Stats().Commits > written })
+	closeBuffer(t, b)
+
+	first := o.Stream
+	o.Stream = newStream()
+	b = openBuffer(t, o)
+	stop = forward(t, b, "a", r)
+	waitFor(t, "all delivered", func() bool { return b.Stats().Batches == 0 })
+	stop()
+	closeBuffer(t, b)
+	account(t, r.got(), first, 1, n)
+}
