@@ -180,17 +180,20 @@ func (a *agent) setState(s collector.DeviceState) {
 	}
 }
 
-// How long the steps of a stop may take; together less than the 5 s that
-// the contract allows.
+// A stop may take 5 s. In the worst case, with a PLC and a broker that hang,
+// the scan in flight takes 1 s (collector), the draining drainPatience, the
+// acknowledgements of what is in flight 1 s (buffer), the farewell to the
+// broker 1 s (mqtt), and the page's requests 0.5 s.
 const (
-	drainTime = 1200 * time.Millisecond // for what waits, while the uplinks are up
-	drainStep = 10 * time.Millisecond
+	drainTime     = time.Second            // for what waits, while it gets less
+	drainPatience = 300 * time.Millisecond // without getting less
+	drainStep     = 10 * time.Millisecond
 )
 
 // stop ends everything, in this order: no more scans; what has been read
 // goes out, as far as the uplinks are up; the uplinks say offline and
-// disconnect; what was not acknowledged is on disk; the page goes last but
-// one, so that it can be looked at until then, and the buffer's files last.
+// disconnect; the page ends; what was not acknowledged is written to disk,
+// and the buffer's files are closed.
 func (a *agent) stop() {
 	a.coll.Stop()
 	a.drain()
@@ -209,32 +212,41 @@ func (a *agent) stop() {
 	}
 }
 
-// drain waits until the uplinks that are up have everything, or the time is
-// over.
+// drain waits until the uplinks that are up have everything, the time is
+// over, or they take nothing more.
 func (a *agent) drain() {
 	deadline := time.NewTimer(drainTime)
 	defer deadline.Stop()
+	stuck := time.NewTimer(drainPatience)
+	defer stuck.Stop()
 	tick := time.NewTicker(drainStep)
 	defer tick.Stop()
-	for !a.drained() {
+	for least := a.waiting(); least > 0; {
 		select {
 		case <-deadline.C:
 			return
+		case <-stuck.C:
+			return
 		case <-tick.C:
+		}
+		if n := a.waiting(); n < least {
+			least = n
+			stuck.Reset(drainPatience)
 		}
 	}
 }
 
-func (a *agent) drained() bool {
+// waiting returns how many batches wait for uplinks that are up.
+func (a *agent) waiting() (n uint64) {
 	lag := a.buf.Stats().Uplinks
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for name, u := range a.uplinks {
-		if u.mqtt.Stats().Connected && lag[name].Lag > 0 {
-			return false
+		if u.mqtt.Stats().Connected {
+			n += lag[name].Lag
 		}
 	}
-	return true
+	return n
 }
 
 // schema is where the uplinks get the names of the tags of a record.

@@ -437,3 +437,25 @@ func TestPortTaken(t *testing.T) {
 	mqtttest.WaitFor(t, "the page", func() bool { _, code := a.get("/healthz"); return code == http.StatusOK })
 	settled(t, a, r, "plc-1")
 }
+
+// TestStopWhileAllHang: the broker and a PLC take connections and say
+// nothing any more; the stop is as quick as ever, and nothing is lost.
+func TestStopWhileAllHang(t *testing.T) {
+	t.Parallel()
+	plc, dead, broker := newCounterPLC(t), newCounterPLC(t), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	r := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt")})
+	config := strings.ReplaceAll(configFor("1s", map[string]string{"platform": broker.URL("mqtt")}, plc, dead), "timeout: 500ms", "timeout: 30s")
+	a := newAgent(t, config)
+	r.WaitBatches(t, "plc-1", 20)
+	r.WaitBatches(t, "plc-2", 20)
+	dead.Unit(1).SetFaults(modbustest.Always(modbustest.Fault{Drop: true}))
+	broker.Pause()
+	before := plc.count.Load()
+	mqtttest.WaitFor(t, "a backlog", func() bool { return plc.count.Load() > before+30 })
+	a.stop()
+	broker.Resume()
+	a.start()
+	mqtttest.WaitFor(t, "batches of the new stream", func() bool { return len(r.Streams()) == 2 })
+	dead.Unit(1).SetFaults(nil)
+	settled(t, a, r, "plc-1", "plc-2")
+}

@@ -23,7 +23,7 @@ const (
 	pahoPingTimeout = time.Hour
 	// farewellTime is how long a clean end may take, of the 5 s that the
 	// agent has to stop.
-	farewellTime = 2 * time.Second
+	farewellTime = time.Second
 	// quiesce is how many milliseconds paho may take to say DISCONNECT.
 	quiesce = 250
 	// spareFlight is how many retained messages may be in flight beside the
