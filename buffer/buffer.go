@@ -310,7 +310,7 @@ func (b *Buffer) SetUplinks(names []string) error {
 }
 
 // Close ends the buffer. The order is a promise: forwarders are told to end
-// and get 1.5 s for the acknowledgements of what is in flight; then all that
+// and get 1 s for the acknowledgements of what is in flight; then all that
 // some uplink has not acknowledged is committed, the cursors are saved, and
 // the files are closed. The caller stops appending before; a later Append
 // fails with ErrClosed. An error says how many batches could not be kept.

@@ -14,7 +14,7 @@ const (
 	defaultMaxBackoff = time.Minute
 	// ackPatience is how long a forwarder that ends waits for the
 	// acknowledgements of what is in flight.
-	ackPatience = 1500 * time.Millisecond
+	ackPatience = time.Second
 	rescuePause = 200 * time.Millisecond
 )
 
@@ -62,7 +62,7 @@ var errLost = errors.New("the connection was lost")
 // the session is lost it connects anew, ever more slowly, and begins with the
 // first item that was not acknowledged. Nothing else moves the uplink's
 // place. One Forward per uplink runs at a time. When it is to end it waits
-// at most 1.5 s for the acknowledgements of what is in flight.
+// at most 1 s for the acknowledgements of what is in flight.
 func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o ForwardOptions) error {
 	o.fill()
 	u, err := b.claim(name)
