@@ -395,6 +395,6 @@ type disk struct {
 }
 
 func (d *disk) close() error {
-	err := closeBolt(d.state.db)
+	err := d.state.close()
 	return errors.Join(err, d.lock.Close())
 }

@@ -153,7 +153,7 @@ func TestDamagedSegment(t *testing.T) {
 	for _, in := range injuries() {
 		t.Run(in.name, func(t *testing.T) {
 			t.Parallel()
-			for range rounds(3) {
+			for range rounds(1) {
 				dir := tempDir(t)
 				streams := written(t, dir)
 				files := segmentsIn(t, dir)
@@ -175,7 +175,7 @@ func TestDamagedState(t *testing.T) {
 	for _, in := range injuries() {
 		t.Run(in.name, func(t *testing.T) {
 			t.Parallel()
-			for range rounds(3) {
+			for range rounds(1) {
 				dir := tempDir(t)
 				streams := written(t, dir)
 				in.apply(t, filepath.Join(dir, stateName))
@@ -192,7 +192,7 @@ func TestDamagedState(t *testing.T) {
 // be unknown. What arrives is right all the same, and the others are there.
 func TestDamagedBoth(t *testing.T) {
 	t.Parallel()
-	for range rounds(10) {
+	for range rounds(4) {
 		dir := tempDir(t)
 		written(t, dir)
 		ins := injuries()
@@ -256,7 +256,7 @@ func TestMarker(t *testing.T) {
 // was on the disk when the copy began arrives from it, or is announced.
 func TestCrashImages(t *testing.T) {
 	t.Parallel()
-	for range rounds(6) {
+	for range rounds(4) {
 		dir := tempDir(t)
 		o := testOptions(t, dir)
 		o.CommitInterval = time.Millisecond

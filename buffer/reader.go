@@ -171,7 +171,7 @@ func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until 
 		return stepAgain, err
 	}
 	if len(bt.recs) == 0 {
-		b.hole(u, s, expected, min(until, bt.heads[len(bt.heads)-1].last()))
+		b.hole(u, s, expected, min(until, bt.heads[0].last()))
 		return stepAgain, nil
 	}
 	return stepRecords, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -29,7 +30,27 @@ const (
 // stateFile is state.db: what must outlive the agent beside the records. It
 // is small, and written at most about once a second.
 type stateFile struct {
-	db *bolt.DB
+	db     *bolt.DB
+	broken atomic.Bool // bbolt broke on it: its locks may be held for ever
+}
+
+// update is the package's update, but for a file that is broken.
+func (f *stateFile) update(fn func(tx *bolt.Tx) error) (int64, error) {
+	if f.broken.Load() {
+		return 0, fmt.Errorf("%s: %w; the next start makes a new one", stateName, errBroken)
+	}
+	written, err := update(f.db, fn)
+	if errors.Is(err, errBroken) {
+		f.broken.Store(true)
+	}
+	return written, err
+}
+
+func (f *stateFile) close() error {
+	if f.broken.Load() {
+		return nil
+	}
+	return closeBolt(f.db)
 }
 
 // stateImage is what state.db holds.
@@ -52,7 +73,7 @@ type summary struct {
 	readings       uint64
 }
 
-// openState opens state.db, or creates it under another name first: a power
+// openStateFile opens state.db, or creates it under another name first: a power
 // cut during bbolt's initialisation leaves a file that does not open.
 func openStateFile(dir string) (*stateFile, error) {
 	path := filepath.Join(dir, stateName)
@@ -192,7 +213,7 @@ type streamRow struct {
 }
 
 func (f *stateFile) write(c *change) (int64, error) {
-	return update(f.db, func(tx *bolt.Tx) error {
+	return f.update(func(tx *bolt.Tx) error {
 		if c.stream != nil {
 			if err := tx.Bucket([]byte(bucketStreams)).Put(seqKey(c.stream.ord), []byte(c.stream.id)); err != nil {
 				return err
@@ -329,7 +350,7 @@ func (f *stateFile) values() (map[string][]byte, error) {
 }
 
 func (f *stateFile) putValue(key string, v []byte) error {
-	_, err := update(f.db, func(tx *bolt.Tx) error {
+	_, err := f.update(func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte(bucketValues)).Put([]byte(key), v)
 	})
 	return err
