@@ -1,10 +1,12 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"millrace/buffer"
 	"millrace/configs"
@@ -109,11 +111,40 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 	a.mu.Unlock()
 	go func() {
 		defer close(u.done)
-		err := a.buf.Forward(ctx, cfg.Name, publisher{m}, buffer.ForwardOptions{})
+		err := a.buf.Forward(ctx, cfg.Name, publisher{m}, buffer.ForwardOptions{
+			MinBackoff: reconnectFirst, MaxBackoff: reconnectLongest, OnState: a.uplinkLog(cfg.Name, m),
+		})
 		if err != nil && !errors.Is(err, context.Canceled) {
 			a.log.Error("the uplink has stopped", "uplink", cfg.Name, "error", err)
 		}
 	}()
+}
+
+// Between attempts to reach a broker, spread by half. The first is short: a
+// broker that was restarted is back soon. The longest is what a technician
+// waits for after plugging the cable in, and costs a dead mobile line little.
+const (
+	reconnectFirst   = 500 * time.Millisecond
+	reconnectLongest = 5 * time.Second
+)
+
+// uplinkLog returns what logs the changes of an uplink's connection: each
+// state, and each reason, once.
+func (a *agent) uplinkLog(name string, m *mqtt.Uplink) func(buffer.ForwardState) {
+	told := ""
+	return func(s buffer.ForwardState) {
+		switch {
+		case s.Connected:
+			a.log.Info("uplink connected", "uplink", name)
+			told = ""
+		case s.Err != nil:
+			// The session knows why it ended; the buffer only that it did.
+			if why := cmp.Or(m.Stats().LastError, s.Err.Error()); why != told {
+				told = why
+				a.log.Warn("uplink not connected", "uplink", name, "reason", why)
+			}
+		}
+	}
 }
 
 // stop ends the session cleanly and waits for it.

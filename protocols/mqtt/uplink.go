@@ -403,7 +403,7 @@ func (u *Uplink) noteEnd(s *session) {
 		text += fmt.Sprintf("; it happens soon after every connect: check that no other program uses the client id %q (client_id)", u.o.ClientID)
 	}
 	if text != u.lastError {
-		u.o.Log.Warn("the session with the broker ended", "uplink", u.o.Name, "error", text)
+		u.o.Log.Debug("the session with the broker ended", "uplink", u.o.Name, "error", text)
 	}
 	u.lastError, u.lastErrAt = text, now
 }
