@@ -49,7 +49,14 @@ type bus struct {
 
 	cancel  context.CancelFunc
 	done    chan struct{}
-	updates chan []*device
+	updates chan busDevices
+}
+
+// busDevices are the devices of one bus, and how many the gateway has on all
+// of them.
+type busDevices struct {
+	devices []*device
+	total   int
 }
 
 func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logger) (*bus, error) {
@@ -63,7 +70,7 @@ func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logge
 	}
 	b := &bus{
 		key: key, driver: driver, conn: conn, log: log.With("bus", key),
-		done: make(chan struct{}), updates: make(chan []*device),
+		done: make(chan struct{}), updates: make(chan busDevices),
 		nextResend: map[*device]time.Time{},
 	}
 	b.sub, _ = conn.(protocols.Subscriber)
@@ -71,7 +78,7 @@ func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logge
 }
 
 // start runs the bus for the given devices until stop.
-func (b *bus) start(devs []*device) {
+func (b *bus) start(devs busDevices) {
 	ctx, cancel := context.WithCancel(context.Background())
 	b.cancel = cancel
 	b.setDevices(devs)
@@ -86,7 +93,7 @@ func (b *bus) stop() {
 
 // update changes the devices of a running bus. Those that stay are not
 // touched.
-func (b *bus) update(devs []*device) {
+func (b *bus) update(devs busDevices) {
 	select {
 	case b.updates <- devs:
 	case <-b.done:
@@ -138,17 +145,17 @@ func (b *bus) guard(f func()) {
 	f()
 }
 
-// setDevices brings the schedule in line with the devices.
-func (b *bus) setDevices(devs []*device) {
+// setDevices brings the schedule in line with the devices. Those that
+// subscribe are the same for the bus's whole life (see applyBuses).
+func (b *bus) setDevices(set busDevices) {
+	devs := set.devices
 	stays := map[*device]bool{}
 	for _, d := range devs {
 		stays[d] = true
 	}
 	known := map[*device]bool{}
-	changedSub := false
 	for _, d := range b.devices {
 		known[d] = stays[d]
-		changedSub = changedSub || b.subscribes(d) && !stays[d]
 	}
 	for _, g := range slices.Clone(b.sched) {
 		if !stays[g.dev] {
@@ -160,22 +167,15 @@ func (b *bus) setDevices(devs []*device) {
 	for _, d := range devs {
 		if b.subscribes(d) {
 			b.subscribed = append(b.subscribed, d)
-			changedSub = changedSub || !known[d]
 			continue
 		}
 		if known[d] {
 			continue
 		}
-		for _, g := range d.groups(len(devs)) {
+		for _, g := range d.groups(set.total) {
 			g.due = firstDue(now, g.interval, g.phase)
 			b.sched.add(g)
 		}
-	}
-	if changedSub && b.connected {
-		// There is no way to take one device out of a session's subscriptions
-		// from here: the session starts again with the new list.
-		b.disconnect()
-		b.nextConnect = now
 	}
 }
 

@@ -44,7 +44,8 @@ type Collector struct {
 
 	mu      sync.Mutex // guards what follows; Apply and Stop hold it while they wait for buses
 	buses   map[string]*bus
-	devices []*device // in the order of the configuration
+	members map[string][]*device // of each bus
+	devices []*device            // in the order of the configuration
 }
 
 // New makes a Collector that runs nothing yet.
@@ -103,9 +104,11 @@ func (c *Collector) Apply(devices []*protocols.Device) error {
 func (c *Collector) applyBuses(members map[string][]*device) error {
 	fresh := map[string]*bus{}
 	for key, devs := range members {
-		if _, running := c.buses[key]; running {
+		if b, running := c.buses[key]; running && (b.sub == nil || slices.Equal(c.members[key], devs)) {
 			continue
 		}
+		// A session's devices, and what it logs in with, are fixed when it is
+		// opened: it is made anew when one of them has changed.
 		driver, _, _ := strings.Cut(key, " ")
 		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts.Log)
 		if err != nil {
@@ -114,18 +117,23 @@ func (c *Collector) applyBuses(members map[string][]*device) error {
 		fresh[key] = b
 	}
 	for key, b := range c.buses {
-		if _, stays := members[key]; !stays {
+		if members[key] == nil || fresh[key] != nil {
 			b.stop()
 			delete(c.buses, key)
 		}
 	}
+	total := 0
+	for _, devs := range members {
+		total += len(devs)
+	}
 	for key, b := range c.buses {
-		b.update(members[key])
+		b.update(busDevices{members[key], total})
 	}
 	for key, b := range fresh {
 		c.buses[key] = b
-		b.start(members[key])
+		b.start(busDevices{members[key], total})
 	}
+	c.members = members
 	return nil
 }
 

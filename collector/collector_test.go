@@ -362,3 +362,36 @@ func TestStateReasons(t *testing.T) {
 		t.Errorf("%+v", m.cur)
 	}
 }
+
+func TestChangedLoginMakesANewSession(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{}
+		robot := func(id, password string) *protocols.Device {
+			d := testDevice(id, "server", "x")
+			d.OPCUA.Subscribe, d.OPCUA.Password = true, password
+			return d
+		}
+		c, buf := running(t, f, robot("a", "old"), robot("b", "old"))
+		advance(time.Second)
+		if err := c.Apply([]*protocols.Device{robot("a", "old"), robot("b", "new")}); err != nil {
+			t.Fatal(err)
+		}
+		advance(time.Second)
+		if n := len(f.buses); n != 2 {
+			t.Errorf("the bus was opened %d times, want anew for the new password", n)
+		}
+		if got := f.logged(); !slices.Equal(got, []string{"connect server", "subscribe a", "subscribe b", "close server", "connect server", "subscribe a", "subscribe b"}) {
+			t.Errorf("events %v", got)
+		}
+		if got := buf.statesOf("a"); !slices.Equal(got, []State{Degraded, Online}) {
+			t.Errorf("the unchanged device went through %v", got)
+		}
+		if err := c.Apply([]*protocols.Device{robot("a", "old"), robot("b", "new")}); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(f.buses); n != 2 {
+			t.Error("a reload without a change made a new session")
+		}
+	})
+}

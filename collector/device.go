@@ -95,7 +95,9 @@ func (d *device) start() {
 }
 
 // groups makes the scans of a device that is polled: one for each interval.
-func (d *device) groups(scans int) []*group {
+// devices is how many the gateway has.
+func (d *device) groups(devices int) []*group {
+	clear(d.faulty) // of a bus that has ended
 	byInterval := make(map[time.Duration]*group)
 	var gs []*group
 	for i := range d.cfg.Tags {
@@ -105,7 +107,7 @@ func (d *device) groups(scans int) []*group {
 		}
 		g, ok := byInterval[interval]
 		if !ok {
-			g = &group{dev: d, interval: interval, phase: phaseOf(d.cfg.ID, interval, scans)}
+			g = &group{dev: d, interval: interval, phase: phaseOf(d.cfg.ID, interval, devices)}
 			byInterval[interval] = g
 			gs = append(gs, g)
 		}
@@ -172,6 +174,7 @@ func (d *device) resend(now time.Time) {
 	}
 	for i := range d.view.values {
 		if d.view.times[i] != 0 {
+			d.pipes[i].remember(&d.view.values[i])
 			d.add(&d.view.values[i])
 		}
 	}

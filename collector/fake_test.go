@@ -38,6 +38,9 @@ func (f *fakeDriver) Open(ds []*protocols.Device) (protocols.Bus, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.buses = append(f.buses, b)
+	if !ds[0].OPCUA.Subscribe {
+		return struct{ protocols.Bus }{b}, nil // one that cannot subscribe
+	}
 	return b, nil
 }
 

@@ -157,8 +157,10 @@ func (p *pipeline) changed(r *protocols.Reading) bool {
 			if p.band.Percent {
 				band = math.Abs(was) * p.band.Size / 100
 			}
-			// As in OPC UA Part 4, 7.22.2: reported when it exceeds the band.
-			return math.Abs(now-was) > band
+			// As in OPC UA Part 4, 7.22.2: reported when it exceeds the band. The
+			// tolerance is for the binary system, where 45.1 - 44.9 > 0.2.
+			tolerance := 1e-12 * math.Max(math.Abs(now), math.Abs(was))
+			return math.Abs(now-was) > band+tolerance
 		}
 	}
 	return !r.Value.Equal(last.value)

@@ -73,6 +73,7 @@ func TestChanged(t *testing.T) {
 		{"another", protocols.Tag{OnChange: true}, protocols.Int(1), protocols.Int(2), true},
 		{"another kind", protocols.Tag{OnChange: true}, protocols.Int(1), protocols.Uint(1), true},
 		{"within", half, protocols.Float64(1), protocols.Float64(1.5), false},
+		{"on the step", protocols.Tag{Deadband: protocols.Deadband{Size: 0.2}}, protocols.Float64(44.9), protocols.Float64(45.1), false},
 		{"beyond", half, protocols.Float64(1), protocols.Float64(0.49), true},
 		{"within 10 %", percent, protocols.Float64(-200), protocols.Float64(-181), false},
 		{"beyond 10 %", percent, protocols.Float64(-200), protocols.Float64(-179), true},

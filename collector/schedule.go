@@ -29,11 +29,11 @@ const phaseSlot = time.Millisecond
 
 // phaseOf returns how long after a multiple of its interval a scan is due:
 // the same after each start. Phases keep as near to the multiple as the
-// number of scans that share the gateway allows, so that a small gateway
-// reads on the full second, and a large one has its load spread evenly.
-func phaseOf(device string, interval time.Duration, scans int) time.Duration {
+// number of the gateway's devices allows, so that a small gateway reads on
+// the full second, and a large one has its load spread evenly.
+func phaseOf(device string, interval time.Duration, devices int) time.Duration {
 	slots := uint64(1)
-	for slots < uint64(scans) {
+	for slots < uint64(devices) {
 		slots *= 2
 	}
 	if limit := uint64(interval / phaseSlot); slots > limit {

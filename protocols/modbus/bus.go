@@ -36,6 +36,8 @@ func (b *bus) Close() error { return b.transport.close() }
 
 // Plan implements protocols.Bus.
 func (b *bus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) {
+	// Of devices that a reload brought, too.
+	b.timeout = max(b.timeout, d.Timeout)
 	requests, err := plan(d, tags)
 	if err != nil {
 		return nil, err

@@ -11,8 +11,8 @@
 // everything made anew.
 //
 // The server's certificate must be in the trust list whenever the channel is
-// signed or encrypted, and also without that if a password is encrypted for it:
-// a secret told to a stranger is no secret.
+// signed or encrypted. Policy None, which a user must write down, means that the
+// server's identity is not checked; a password is encrypted all the same.
 //
 // A reading's source time is the server's SourceTimestamp, or its
 // ServerTimestamp where it gives no other.
