@@ -14,6 +14,7 @@ type DeviceStatus struct {
 
 	LastTime     time.Time     // when it answered last
 	LastScan     time.Duration // how long its last scan took
+	BadTags      int           // whose newest reading is bad
 	Good         uint64        // readings since the start
 	Uncertain    uint64
 	Bad          uint64
@@ -70,6 +71,11 @@ func (d *device) status() DeviceStatus {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	s.State, s.LastTime, s.LastScan = d.view.state, d.view.lastTime, d.view.lastScan
+	for i := range d.view.values {
+		if d.view.values[i].Quality == protocols.Bad {
+			s.BadTags++
+		}
+	}
 	return s
 }
 

@@ -283,6 +283,9 @@ func durationHint(s string) error {
 	}
 	switch unit {
 	case "":
+		if n >= 100 { // nobody means 500 seconds
+			return hint("write " + digits + "ms, or " + digits + "s if that is meant")
+		}
 		unit = "s"
 	case "sec", "secs", "second", "seconds":
 		unit = "s"

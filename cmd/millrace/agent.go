@@ -1,10 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -33,7 +34,8 @@ type agent struct {
 	uplinks map[string]*uplink
 	states  map[string]mqtt.DeviceState
 	schemas map[uint64]*protocols.Schema
-	page    *page // nil: there is none
+	page    *page    // nil: there is none
+	gone    []string // devices whose states brokers may still have
 }
 
 // drivers returns the drivers of this version, by the names that the
@@ -76,6 +78,7 @@ func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
 	a.coll = collector.New(collector.Options{
 		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID), Appender: (*appender)(a), State: a.setState, Log: log,
 	})
+	a.forgetEarlier(cfg)
 	if err := a.startParts(cfg); err != nil {
 		a.stop()
 		return nil, err
@@ -115,11 +118,11 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 			a.cfg, a.loaded = cfg, time.Now()
 		}
 	}()
-	if cfg.Buffer.Path != old.Buffer.Path || cfg.Gateway.ID != old.Gateway.ID || cfg.Gateway.Group != old.Gateway.Group {
-		return errors.New("buffer.path, gateway.id and gateway.group can be changed by a new start only")
+	if err := fixedKeys(cfg, old); err != nil {
+		return err
 	}
 	if cfg.Buffer != old.Buffer {
-		a.log.Warn("the changed limits of the buffer take effect at the next start")
+		a.log.Warn("what changed under buffer: takes effect at the next start")
 	}
 	fresh, err := a.makeUplinks(cfg, old)
 	if err != nil {
@@ -133,6 +136,21 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 	if cfg.Console.Listen != old.Console.Listen {
 		a.closePage()
 		a.openPage(cfg.Console.Listen)
+	}
+	return nil
+}
+
+// fixedKeys says which keys have changed that a reload cannot change: all
+// topics hang on the first two, and every batch that waits on the third.
+func fixedKeys(cfg, old *configs.Config) error {
+	for _, k := range []struct{ key, was, is string }{
+		{"gateway.id", old.Gateway.ID, cfg.Gateway.ID},
+		{"gateway.group", old.Gateway.Group, cfg.Gateway.Group},
+		{"buffer.path", old.Buffer.Path, cfg.Buffer.Path},
+	} {
+		if k.was != k.is {
+			return fmt.Errorf("%s was changed from %q to %q: that needs a new start of the agent", k.key, k.was, k.is)
+		}
 	}
 	return nil
 }
@@ -163,9 +181,36 @@ func (a *agent) forgetDevices(cfg *configs.Config) {
 			continue
 		}
 		delete(a.states, id)
+		a.gone = append(a.gone, id)
 		for _, u := range a.uplinks {
 			u.mqtt.RemoveDevice(id)
 		}
+	}
+}
+
+// devicesKey is where the buffer keeps the ids of the devices that brokers
+// may hold a state of.
+const devicesKey = "devices"
+
+// forgetEarlier has the uplinks clear what brokers keep of devices that an
+// earlier run had, and this one has not.
+func (a *agent) forgetEarlier(cfg *configs.Config) {
+	ids := make([]string, len(cfg.Devices))
+	for i, d := range cfg.Devices {
+		ids[i] = d.ID
+	}
+	before := string(a.buf.StateGet(devicesKey))
+	for id := range strings.SplitSeq(before, "\n") {
+		if id != "" && !slices.Contains(ids, id) {
+			a.gone = append(a.gone, id)
+		}
+	}
+	now := strings.Join(ids, "\n")
+	if now == before {
+		return
+	}
+	if err := a.buf.StatePut(devicesKey, []byte(now)); err != nil {
+		a.log.Debug("which devices there are could not be saved", "error", err)
 	}
 }
 

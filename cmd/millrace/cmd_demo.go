@@ -24,6 +24,12 @@ func cmdDemo(ctx context.Context, t terminal, args []string) int {
 	if code, ok := parse(t, fs, args); !ok {
 		return code
 	}
+	for _, addr := range []string{*consoleAddr, *brokerAddr} {
+		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
+			t.errorf("millrace demo: %q is no address: write host:port, such as 127.0.0.1:8090\n", addr)
+			return exitUsage
+		}
+	}
 	stop, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
 	defer cancel()
 	if err := demo(stop, t, *consoleAddr, *brokerAddr, *verbose); err != nil {
@@ -66,6 +72,11 @@ func demo(ctx context.Context, t terminal, consoleAddr, brokerAddr string, verbo
 	}
 	defer a.stop()
 
+	for asked, got := range map[string]string{consoleAddr: a.page.addr, brokerAddr: broker.Addr()} {
+		if asked != got && !strings.HasSuffix(asked, ":0") {
+			t.printf("%s is taken by another program; %s is used instead.\n", asked, got)
+		}
+	}
 	host, port, _ := net.SplitHostPort(broker.Addr())
 	t.printf(`Millrace %s: a press and a compressor (Modbus TCP), an injection moulder (OPC UA), a broker and the agent are running.
 

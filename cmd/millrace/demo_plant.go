@@ -172,7 +172,7 @@ uplinks:
   - name: platform
     broker: mqtt://%s
 console:
-  listen: %s
+  listen: %q
 devices:
   - id: press-1
     driver: modbus

@@ -459,3 +459,20 @@ func TestStopWhileAllHang(t *testing.T) {
 	dead.Unit(1).SetFaults(nil)
 	settled(t, a, r, "plc-1", "plc-2")
 }
+
+// TestDeviceGoneOverARestart: the broker must not hold the state of a device
+// that the configuration lost while the agent was off.
+func TestDeviceGoneOverARestart(t *testing.T) {
+	t.Parallel()
+	first, second := newCounterPLC(t), newCounterPLC(t)
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	r := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt")})
+	up := map[string]string{"platform": broker.URL("mqtt")}
+	a := newAgent(t, configFor("1s", up, first, second))
+	r.WaitBatches(t, "plc-2", 5)
+	a.stop()
+	a.write(configFor("1s", up, first))
+	a.start()
+	mqtttest.WaitFor(t, "the lost device's state to be cleared", func() bool { return len(r.Retained("millrace/plant/gw-1/plc-2/state")) == 0 })
+	settled(t, a, r, "plc-1")
+}

@@ -47,6 +47,9 @@ func (s *source) Status() console.Status {
 		if since.IsZero() {
 			since = a.started
 		}
+		if ms.Connected {
+			ms.LastError = "" // of an earlier session
+		}
 		st.Uplinks = append(st.Uplinks, console.Uplink{
 			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: since.UnixMilli(), Reason: ms.LastError,
 			Delivered: ms.Acked, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
@@ -76,7 +79,7 @@ func deviceStatus(d *collector.DeviceStatus) console.Device {
 		ID: cfg.ID, Driver: cfg.Driver, Endpoint: cfg.Endpoint, Critical: cfg.Critical, Tags: len(cfg.Tags),
 		State: string(d.State.State), Since: d.State.Since.UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
-		Scans: d.Scans, Missed: d.Missed, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
+		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: make(map[time.Duration]uint64)},
 	}
 	if !d.LastTime.IsZero() {
@@ -101,7 +104,7 @@ func (s *source) Values(device string) []console.Value {
 			Quality: qualityWord(v), Reason: string(v.Reading.Reason), Time: v.Time,
 		}
 		if v.Time != 0 && v.Reading.Quality != protocols.Bad {
-			out[i].Value = valueText(v.Reading.Value)
+			out[i].Value = cmp.Or(valueText(v.Reading.Value), `""`)
 		}
 	}
 	return out

@@ -60,6 +60,7 @@ type Device struct {
 	Reason   string `json:"reason,omitempty"`
 	Critical bool   `json:"critical,omitempty"`
 	Tags     int    `json:"tags"`
+	BadTags  int    `json:"bad_tags"` // whose newest reading is bad
 	// LastTime is when it answered last; 0: not yet.
 	LastTime   int64   `json:"last_time,omitempty"`
 	ScanMS     float64 `json:"scan_ms"`

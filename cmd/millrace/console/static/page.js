@@ -11,6 +11,25 @@ const el = (tag, className, ...children) => {
 };
 
 const shade = { online: 'good', degraded: 'warn', offline: 'bad', disabled: 'off', good: 'good', uncertain: 'warn', bad: 'bad', none: 'off' };
+// What the reasons mean, for people; codes of OPC UA speak for themselves.
+const words = {
+  timeout: 'no answer in time',
+  offline: 'no connection',
+  illegal_address: 'the device has no such address: check the address, and whether the manual counts from 0 or 1',
+  illegal_value: 'the device refuses such a request: check the address and the type',
+  illegal_function: 'the device does not know this kind of address',
+  device_failure: 'the device reports a failure of its own',
+  device_busy: 'the device is busy',
+  gateway_no_path: 'the gateway has no way to this unit',
+  gateway_no_answer: 'the unit behind the gateway does not answer',
+  malformed: 'what came back is not of this type: check type and order',
+  not_a_number: 'the device gave no number (NaN or infinity)',
+  out_of_range: 'outside min and max, or not in enum: check the device and the tag map',
+  overflow: 'values were lost in a full queue',
+  unsupported_type: 'a type that cannot be read, or a scale for something that is no number',
+  no_such_node: 'the server has no such node: check the address',
+  not_readable: "the server does not let this user read it",
+};
 let open = null; // the device whose values are shown
 let source = null;
 let last = 0;
@@ -100,6 +119,7 @@ function drawDevice(s, d) {
   const facts = [d.driver + ' ' + d.endpoint, d.tags + (d.tags === 1 ? ' tag' : ' tags')];
   if (d.last_time) facts.push('answered ' + span(s.now - d.last_time) + ' ago');
   if (d.scan_ms) facts.push('scan ' + (d.scan_ms < 10 ? d.scan_ms.toFixed(1) : Math.round(d.scan_ms)) + ' ms of ' + d.interval_ms + ' ms');
+  if (d.bad_tags) facts.push(d.bad_tags + ' bad');
   if (d.missed) facts.push(count(d.missed) + ' scans missed');
   head.replaceChildren(
     el('div', 'row', el('strong', '', d.id), el('span', 'pill ' + shade[d.state], d.state + ' for ' + span(s.now - d.since))),
@@ -117,11 +137,18 @@ function drawValues(id, values) {
     const name = el('td', '', v.name);
     if (v.description) name.title = v.description;
     body.append(el('tr', '', name, el('td', 'num', v.value || '–'), el('td', 'dim', v.unit || ''),
-      el('td', shade[v.quality], v.quality === 'none' ? 'not read yet' : v.quality + (v.reason ? ' (' + v.reason + ')' : '')),
+      quality(v),
       el('td', 'dim', v.time ? span(status.now - v.time) : '–'), el('td', 'dim wide', v.address)));
   }
   table.append(body);
   card.lastChild.replaceChildren(table);
+}
+
+function quality(v) {
+  if (v.quality === 'none') return el('td', 'off', 'not read yet');
+  const cell = el('td', shade[v.quality], v.quality + (v.reason ? ' (' + v.reason + ')' : ''));
+  if (words[v.reason]) cell.append(el('div', 'dim', words[v.reason]));
+  return cell;
 }
 
 function choose(id) {
