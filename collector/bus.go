@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"millrace/protocols"
@@ -22,6 +23,11 @@ const (
 	backoffLongest = 5 * time.Second
 	// backoffRefused is for failures that only a person can mend.
 	backoffRefused = 15 * time.Second
+	// A connection on which nobody answered so many scans, for so long, is
+	// made anew: the device may have lost it without our being told (a power
+	// cut, a firewall that forgot it), and TCP alone takes minutes to notice.
+	deafScans = 3
+	deafTime  = 5 * time.Second
 	// probeShare: all silent units of a shared bus together get 1/probeShare
 	// of its time.
 	probeShare = 20
@@ -30,9 +36,8 @@ const (
 // bus is the goroutine that owns one connection to the field and the devices
 // on it.
 type bus struct {
-	key    string
-	driver protocols.Driver
-	log    *slog.Logger
+	key string
+	log *slog.Logger
 
 	conn    protocols.Bus
 	sub     protocols.Subscriber // conn, where it can subscribe
@@ -44,12 +49,21 @@ type bus struct {
 	connErr     error
 	backoff     time.Duration
 	nextConnect time.Time
-	subscribed  []*device // the ones that report by themselves
-	nextResend  map[*device]time.Time
+	unanswered  int       // scans in a row, whosever, that nobody answered
+	deafSince   time.Time // the first of them
+	subs        []*subscription
 
 	cancel  context.CancelFunc
 	done    chan struct{}
-	updates chan busDevices
+	updates chan struct{} // holds one: there is something in pending
+	pending atomic.Pointer[busDevices]
+}
+
+// subscription is a device that reports by itself.
+type subscription struct {
+	dev    *device
+	active bool
+	due    time.Time // its next snapshot, or the next attempt to subscribe
 }
 
 // busDevices are the devices of one bus, and how many the gateway has on all
@@ -69,9 +83,8 @@ func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logge
 		return nil, err
 	}
 	b := &bus{
-		key: key, driver: driver, conn: conn, log: log.With("bus", key),
-		done: make(chan struct{}), updates: make(chan busDevices),
-		nextResend: map[*device]time.Time{},
+		key: key, conn: conn, log: log.With("bus", key),
+		done: make(chan struct{}), updates: make(chan struct{}, 1),
 	}
 	b.sub, _ = conn.(protocols.Subscriber)
 	return b, nil
@@ -91,12 +104,13 @@ func (b *bus) stop() {
 	<-b.done
 }
 
-// update changes the devices of a running bus. Those that stay are not
-// touched.
+// update changes the devices of a running bus, after its present scan. Those
+// that stay are not touched.
 func (b *bus) update(devs busDevices) {
+	b.pending.Store(&devs)
 	select {
-	case b.updates <- devs:
-	case <-b.done:
+	case b.updates <- struct{}{}:
+	default:
 	}
 }
 
@@ -123,8 +137,8 @@ func (b *bus) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case devs := <-b.updates:
-			b.setDevices(devs)
+		case <-b.updates:
+			b.setDevices(*b.pending.Load())
 		case rep := <-reports:
 			b.guard(func() { b.report(rep) })
 		case <-timer.C:
@@ -146,7 +160,7 @@ func (b *bus) guard(f func()) {
 }
 
 // setDevices brings the schedule in line with the devices. Those that
-// subscribe are the same for the bus's whole life (see applyBuses).
+// subscribe are the same for the bus's whole life (see newSession).
 func (b *bus) setDevices(set busDevices) {
 	devs := set.devices
 	stays := map[*device]bool{}
@@ -162,14 +176,14 @@ func (b *bus) setDevices(set busDevices) {
 			b.sched.remove(g)
 		}
 	}
-	b.devices, b.subscribed = devs, b.subscribed[:0]
+	b.devices = devs
 	now := time.Now()
 	for _, d := range devs {
-		if b.subscribes(d) {
-			b.subscribed = append(b.subscribed, d)
+		if known[d] {
 			continue
 		}
-		if known[d] {
+		if b.subscribes(d) {
+			b.subs = append(b.subs, &subscription{dev: d})
 			continue
 		}
 		for _, g := range d.groups(set.total) {
@@ -192,38 +206,33 @@ func (b *bus) nextWake(now time.Time) time.Time {
 	if g := b.sched.first(); g != nil {
 		earlier(g.due)
 	}
-	if len(b.subscribed) > 0 && !b.connected {
+	if len(b.subs) > 0 && !b.connected {
 		earlier(b.nextConnect)
+	}
+	for _, s := range b.subs {
+		if b.connected {
+			earlier(s.due)
+		}
 	}
 	for _, d := range b.devices {
 		if d.state.silent && d.state.cur.State == Degraded {
 			earlier(d.state.deadline())
 		}
-		if t, ok := b.nextResend[d]; ok {
-			earlier(t)
-		}
 	}
 	return wake
 }
 
-// turn does everything that is due.
+// turn does what is due, but one scan only: a bus that is asked for more than
+// it can do must still hear of updates, reports and its end.
 func (b *bus) turn(ctx, work context.Context) {
-	if len(b.subscribed) > 0 {
+	if len(b.subs) > 0 {
 		b.keepSubscribed(work)
 	}
-	for ctx.Err() == nil {
-		g := b.sched.first()
-		now := time.Now()
-		if g == nil || g.due.After(now) {
-			break
-		}
+	if g := b.sched.first(); g != nil && ctx.Err() == nil && !g.due.After(time.Now()) {
 		b.scan(work, g)
 		skipped := g.reschedule(time.Now())
 		g.dev.counters.missed.Add(uint64(skipped))
 		b.sched.changed(g)
-		if b.sub != nil {
-			break // reports are to be taken in, too
-		}
 	}
 	now := time.Now()
 	for _, d := range b.devices {
@@ -272,6 +281,24 @@ func (b *bus) scan(work context.Context, g *group) {
 	d.scanned(g, res, took)
 	if res.Answers == 0 {
 		b.demote(d, took)
+	}
+	b.hear(res)
+}
+
+// hear notices a connection that has gone deaf. One unit that answers is
+// enough: a silent unit does not cost its neighbours their connection.
+func (b *bus) hear(res protocols.ScanResult) {
+	if res.Answers > 0 || !b.connected {
+		b.unanswered = 0
+		return
+	}
+	b.unanswered++
+	if b.unanswered == 1 {
+		b.deafSince = time.Now()
+	}
+	if b.unanswered >= deafScans && time.Since(b.deafSince) >= deafTime {
+		b.unanswered = 0
+		b.disconnect() // the next scan connects
 	}
 }
 
@@ -353,22 +380,15 @@ func (b *bus) disconnect() {
 		b.log.Debug("closing the connection", "error", err)
 	}
 	b.connected = false
-	clear(b.nextResend)
+	for _, s := range b.subs {
+		s.active, s.due = false, time.Time{}
+	}
 }
 
 // keepSubscribed connects and subscribes the devices that report by
 // themselves, and sends their snapshots when they are due.
 func (b *bus) keepSubscribed(work context.Context) {
 	now := time.Now()
-	for d, due := range b.nextResend {
-		if !now.Before(due) {
-			d.resend(now)
-			b.nextResend[d] = now.Add(d.cfg.Snapshot)
-		}
-	}
-	if b.connected && len(b.nextResend) == len(b.subscribed) {
-		return
-	}
 	if !b.connected && now.Before(b.nextConnect) {
 		return
 	}
@@ -376,47 +396,67 @@ func (b *bus) keepSubscribed(work context.Context) {
 		b.silence(b.connErr)
 		return
 	}
-	for _, d := range b.subscribed {
-		if _, done := b.nextResend[d]; done {
-			continue
-		}
-		tags := make([]int, len(d.cfg.Tags))
-		for i := range tags {
-			tags[i] = i
-		}
-		if err := b.sub.Subscribe(work, d.cfg, tags); err != nil {
-			b.lost(err)
-			b.silence(err)
+	for _, s := range b.subs {
+		switch {
+		case now.Before(s.due):
+		case s.active:
+			s.dev.resend(now)
+			s.due = now.Add(s.dev.cfg.Snapshot)
+		case !b.subscribe(work, s):
 			return
 		}
-		b.nextResend[d] = time.Now().Add(d.cfg.Snapshot)
 	}
+}
+
+// subscribe asks for one device's changes. A server that refuses them has
+// refused one device: the others go on. It is false if the session is gone.
+func (b *bus) subscribe(work context.Context, s *subscription) bool {
+	tags := make([]int, len(s.dev.cfg.Tags))
+	for i := range tags {
+		tags[i] = i
+	}
+	err := b.sub.Subscribe(work, s.dev.cfg, tags)
+	switch protocols.KindOf(err) {
+	case protocols.KindRefused, protocols.KindMalformed, protocols.KindBadAddress:
+		s.dev.unanswered(err)
+		s.due = time.Now().Add(backoffRefused)
+		return true
+	case protocols.KindNotConnected, protocols.KindTimeout, protocols.KindUntrusted:
+	}
+	if err != nil {
+		b.lost(err)
+		b.silence(err)
+		return false
+	}
+	s.active, s.due = true, time.Now().Add(s.dev.cfg.Snapshot)
+	return true
 }
 
 // silence tells all subscribed devices that there is nothing from them.
 func (b *bus) silence(err error) {
-	for _, d := range b.subscribed {
-		d.unanswered(err)
+	for _, s := range b.subs {
+		s.dev.unanswered(err)
 	}
 }
 
 // report takes in what a subscription brought.
 func (b *bus) report(rep protocols.Report) {
+	if !b.connected {
+		return // of a session that has ended
+	}
 	if rep.Err != nil {
-		if b.connected {
-			b.lost(rep.Err)
-			for _, d := range b.subscribed {
-				// Until now the subscription stood, even if nothing changed.
-				d.state.heard(time.Now())
-			}
-			b.silence(rep.Err)
+		b.lost(rep.Err)
+		for _, s := range b.subs {
+			// Until now the subscription stood, even if nothing changed.
+			s.dev.state.heard(time.Now())
 		}
+		b.silence(rep.Err)
 		return
 	}
-	for _, d := range b.subscribed {
-		if d.cfg == rep.Device && b.connected {
+	for _, s := range b.subs {
+		if s.dev.cfg == rep.Device {
 			b.proven, b.backoff = true, 0
-			d.reported(rep)
+			s.dev.reported(rep)
 			return
 		}
 	}

@@ -10,10 +10,13 @@ package collector
 import (
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
+	"millrace/configs"
 	"millrace/protocols"
 )
 
@@ -42,10 +45,13 @@ type Options struct {
 type Collector struct {
 	opts Options
 
+	// devices is what Status shows, in the order of the configuration. The
+	// page must not wait for a reload that waits for a PLC.
+	devices atomic.Pointer[[]*device]
+
 	mu      sync.Mutex // guards what follows; Apply and Stop hold it while they wait for buses
 	buses   map[string]*bus
 	members map[string][]*device // of each bus
-	devices []*device            // in the order of the configuration
 }
 
 // New makes a Collector that runs nothing yet.
@@ -64,64 +70,101 @@ func (c *Collector) Apply(devices []*protocols.Device) error {
 	defer c.mu.Unlock()
 
 	old := map[string]*device{}
-	for _, d := range c.devices {
+	for _, d := range c.snapshot() {
 		old[d.cfg.ID] = d
 	}
 	next := make([]*device, len(devices))
 	members := map[string][]*device{}
 	for i, cfg := range devices {
-		if prev, ok := old[cfg.ID]; ok && sameDevice(prev.cfg, cfg) {
-			next[i] = prev
-		} else {
-			d, err := newDevice(cfg, c.opts)
-			if err != nil {
-				return fmt.Errorf("device %s: %w", cfg.ID, err)
-			}
-			next[i] = d
+		d, err := c.device(old[cfg.ID], cfg)
+		if err != nil {
+			return fmt.Errorf("device %s: %w", cfg.ID, err)
 		}
-		if !cfg.Enabled {
-			continue
+		next[i] = d
+		if cfg.Enabled {
+			key := cfg.Driver + " " + c.opts.Drivers[cfg.Driver].BusKey(cfg)
+			members[key] = append(members[key], d)
 		}
-		driver, ok := c.opts.Drivers[cfg.Driver]
-		if !ok {
-			return fmt.Errorf("device %s: there is no driver %q", cfg.ID, cfg.Driver)
-		}
-		key := cfg.Driver + " " + driver.BusKey(cfg)
-		members[key] = append(members[key], next[i])
 	}
-	if err := c.applyBuses(members); err != nil {
+	fresh, err := c.makeBuses(members)
+	if err != nil {
 		return err
 	}
-	c.devices = next
+	for _, d := range old {
+		if !slices.Contains(next, d) {
+			d.retired.Store(true)
+		}
+	}
+	// The first states go out before a bus can tell a newer one.
 	for _, d := range next {
 		d.start()
 	}
+	c.devices.Store(&next)
+	c.swapBuses(members, fresh)
 	return nil
 }
 
-// applyBuses stops, starts and changes buses so that each has the given
-// members.
-func (c *Collector) applyBuses(members map[string][]*device) error {
+// device returns prev if cfg means the same, or a new device.
+func (c *Collector) device(prev *device, cfg *protocols.Device) (*device, error) {
+	if prev != nil && configs.Hash(prev.cfg) == configs.Hash(cfg) {
+		return prev, nil
+	}
+	if _, ok := c.opts.Drivers[cfg.Driver]; !ok && cfg.Enabled {
+		return nil, fmt.Errorf("there is no driver %q", cfg.Driver)
+	}
+	return newDevice(cfg, c.opts)
+}
+
+// makeBuses makes the buses that do not run yet, or cannot go on with their
+// new devices. It starts and stops nothing.
+func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, error) {
 	fresh := map[string]*bus{}
 	for key, devs := range members {
-		if b, running := c.buses[key]; running && (b.sub == nil || slices.Equal(c.members[key], devs)) {
+		if b := c.buses[key]; b != nil && (b.sub == nil || !newSession(c.members[key], devs)) {
 			continue
 		}
-		// A session's devices, and what it logs in with, are fixed when it is
-		// opened: it is made anew when one of them has changed.
 		driver, _, _ := strings.Cut(key, " ")
 		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts.Log)
 		if err != nil {
-			return fmt.Errorf("%s: %w", devs[0].cfg.Endpoint, err)
+			return nil, fmt.Errorf("%s: %w", devs[0].cfg.Endpoint, err)
 		}
 		fresh[key] = b
 	}
+	return fresh, nil
+}
+
+// newSession says whether a session must be made anew for its devices: what
+// it subscribes, and what it logs in with, are fixed when it is opened.
+func newSession(before, after []*device) bool {
+	subscribed := func(devs []*device) map[*device]bool {
+		set := map[*device]bool{}
+		for _, d := range devs {
+			if d.cfg.OPCUA.Subscribe {
+				set[d] = true
+			}
+		}
+		return set
+	}
+	if !maps.Equal(subscribed(before), subscribed(after)) {
+		return true
+	}
+	was := before[0].cfg
+	return slices.ContainsFunc(after, func(d *device) bool {
+		return !slices.Contains(before, d) && (d.cfg.OPCUA.Password != was.OPCUA.Password || d.cfg.Timeout != was.Timeout)
+	})
+}
+
+// swapBuses stops the buses that are not needed or replaced, all at once,
+// then changes those that go on, and starts the fresh ones.
+func (c *Collector) swapBuses(members map[string][]*device, fresh map[string]*bus) {
+	var wg sync.WaitGroup
 	for key, b := range c.buses {
 		if members[key] == nil || fresh[key] != nil {
-			b.stop()
+			wg.Go(b.stop)
 			delete(c.buses, key)
 		}
 	}
+	wg.Wait()
 	total := 0
 	for _, devs := range members {
 		total += len(devs)
@@ -134,7 +177,6 @@ func (c *Collector) applyBuses(members map[string][]*device) error {
 		b.start(busDevices{members[key], total})
 	}
 	c.members = members
-	return nil
 }
 
 // Stop ends all scans and closes all connections. Scans in flight get a
@@ -152,7 +194,8 @@ func (c *Collector) Stop() {
 
 // snapshot returns the devices, for reading their status.
 func (c *Collector) snapshot() []*device {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return slices.Clone(c.devices)
+	if ds := c.devices.Load(); ds != nil {
+		return *ds
+	}
+	return nil
 }

@@ -102,7 +102,7 @@ func TestDeviceThatFallsSilent(t *testing.T) {
 		}
 		dead.Store(false)
 		advance(20 * time.Second)
-		if got := buf.statesOf("press-1"); !slices.Equal(got, []State{Degraded, Online, Degraded, StateOff, Online}) {
+		if got := buf.statesOf("press-1"); !slices.Equal(got, []State{Degraded, Online, Degraded, Offline, Online}) {
 			t.Errorf("states %v", got)
 		}
 		if n := len(buf.of("press-1")) - before - 1; n != 22 {
@@ -124,7 +124,7 @@ func TestNeverAnswered(t *testing.T) {
 		off.Enabled = false
 		_, buf := running(t, f, testDevice("press-1", "a", "x"), off)
 		advance(time.Minute)
-		if got := buf.statesOf("press-1"); !slices.Equal(got, []State{Degraded, Degraded, StateOff}) {
+		if got := buf.statesOf("press-1"); !slices.Equal(got, []State{Degraded, Degraded, Offline}) {
 			t.Errorf("states %v", got)
 		}
 		if got := buf.statesOf("spare"); !slices.Equal(got, []State{Disabled}) {
@@ -352,7 +352,7 @@ func TestStateReasons(t *testing.T) {
 	if m.unanswered(now.Add(2*time.Second), errors.New("refused")) {
 		t.Error("reasons that take turns are told each time")
 	}
-	if !m.expire(now.Add(5*time.Second)) || m.cur.State != StateOff || m.cur.Reason != "refused" {
+	if !m.expire(now.Add(5*time.Second)) || m.cur.State != Offline || m.cur.Reason != "refused" {
 		t.Errorf("offline with %q, want the newest reason", m.cur.Reason)
 	}
 	if !m.unanswered(now.Add(16*time.Second), errors.New("no route")) || m.cur.Reason != "no route" || !m.cur.Since.Equal(now.Add(5*time.Second)) {
@@ -392,6 +392,165 @@ func TestChangedLoginMakesANewSession(t *testing.T) {
 		}
 		if n := len(f.buses); n != 2 {
 			t.Error("a reload without a change made a new session")
+		}
+	})
+}
+
+// TestOverloadedBusStaysReachable: more is due on the bus than it can do, and
+// a reload, the page and a stop get their turn all the same.
+func TestOverloadedBusStaysReachable(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			advance(200 * time.Millisecond)
+			return allGood(protocols.Int(1), out)
+		}}
+		var devs []*protocols.Device
+		for _, id := range []string{"a", "b", "c", "d", "e", "f", "g", "h", "i", "j"} {
+			devs = append(devs, testDevice(id, "bus", "x"))
+		}
+		c, buf := running(t, f, devs...)
+		advance(10 * time.Second)
+		start := time.Now()
+		if err := c.Apply(devs[:5]); err != nil {
+			t.Fatal(err)
+		}
+		if took := time.Since(start); took > time.Second || len(c.Status()) != 5 {
+			t.Errorf("the reload took %v", took)
+		}
+		advance(5 * time.Second)
+		n := len(buf.of("j"))
+		advance(5 * time.Second)
+		if len(buf.of("j")) != n || len(buf.of("a")) < 14 {
+			t.Error("the bus did not hear of the reload")
+		}
+		start = time.Now()
+		c.Stop()
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("the stop took %v", took)
+		}
+	})
+}
+
+// TestDeafConnection: a PLC was switched off and on without a word; on a new
+// connection it answers.
+func TestDeafConnection(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		connections := 0
+		f := &fakeDriver{
+			connect: func(string) error { connections++; return nil },
+			read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+				if connections == 1 {
+					return noAnswer(d, out)
+				}
+				return allGood(protocols.Int(1), out)
+			},
+		}
+		_, buf := running(t, f, testDevice("press-1", "a", "x"))
+		advance(15 * time.Second)
+		if got := buf.statesOf("press-1"); connections != 2 || got[len(got)-1] != Online {
+			t.Errorf("%d connections, states %v", connections, got)
+		}
+	})
+}
+
+// TestGroupWithoutAnswer: one of a device's two groups is never answered.
+// That is not the device's silence, again and again.
+func TestGroupWithoutAnswer(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{read: func(d *protocols.Device, tags []int, out []protocols.Reading) protocols.ScanResult {
+			if tags[0] == 1 {
+				return noAnswer(d, out)
+			}
+			return allGood(protocols.Int(1), out)
+		}}
+		d := testDevice("press-1", "a", "good", "deaf")
+		d.Timeout = 200 * time.Millisecond
+		d.Tags[1].Interval = 5 * time.Second
+		_, buf := running(t, f, d)
+		advance(time.Minute)
+		goodWasBad, deafWasBad := 0, 0
+		for _, b := range buf.of("press-1") {
+			for _, r := range b.readings {
+				switch {
+				case r.Quality == protocols.Good:
+				case r.Tag == 0:
+					goodWasBad++
+				default:
+					deafWasBad++
+				}
+			}
+		}
+		if goodWasBad > 1 || deafWasBad != 1 {
+			t.Errorf("the good tag was bad %d times, the other %d times, want at most once each", goodWasBad, deafWasBad)
+		}
+		if got := buf.statesOf("press-1"); len(got) > 6 || got[len(got)-1] != Degraded {
+			t.Errorf("states %v", got)
+		}
+	})
+}
+
+// TestFlappingIsHeld: a device that comes and goes with every scan does not
+// flood the log and the broker.
+func TestFlappingIsHeld(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		f := &fakeDriver{read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			n++
+			res := allGood(protocols.Int(1), out)
+			if n%2 == 0 && n < 1200 {
+				res.Err = &protocols.Error{Kind: protocols.KindRefused, Reason: protocols.DeviceBusy, Text: "busy"}
+			}
+			return res
+		}}
+		d := testDevice("press-1", "a", "x")
+		d.Interval = 100 * time.Millisecond
+		_, buf := running(t, f, d)
+		advance(2 * time.Minute)
+		if got := buf.statesOf("press-1"); len(got) > 12 {
+			t.Errorf("%d states in two minutes", len(got))
+		}
+		advance(15 * time.Second)
+		if got := buf.statesOf("press-1"); got[len(got)-1] != Online {
+			t.Errorf("whole for 15 s and still %v", got[len(got)-1])
+		}
+	})
+}
+
+// TestRefusedSubscription: the server refuses one device's subscription; the
+// others of the session go on.
+func TestRefusedSubscription(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{
+			subscribe: func(d *protocols.Device) error {
+				if d.ID == "sick" {
+					return &protocols.Error{Kind: protocols.KindRefused, Reason: "BadTooManyMonitoredItems", Text: "too many"}
+				}
+				return nil
+			},
+			read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+				return allGood(protocols.Int(1), out)
+			},
+		}
+		well, sick, poll := testDevice("well", "a", "x"), testDevice("sick", "a", "x"), testDevice("poll", "a", "x")
+		well.OPCUA.Subscribe, sick.OPCUA.Subscribe = true, true
+		_, buf := running(t, f, well, sick, poll)
+		advance(time.Minute)
+		if n := len(slices.DeleteFunc(f.logged(), func(e string) bool { return e != "connect a" })); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+		if got := buf.statesOf("well"); !slices.Equal(got, []State{Degraded, Online}) {
+			t.Errorf("the well one went through %v", got)
+		}
+		if n := len(buf.of("poll")); n < 59 {
+			t.Errorf("the polled one was read %d times in a minute", n)
+		}
+		if got := buf.statesOf("sick"); got[len(got)-1] != Offline {
+			t.Errorf("the refused one is %v", got)
 		}
 	})
 }

@@ -3,7 +3,6 @@ package collector
 import (
 	"fmt"
 	"log/slog"
-	"reflect"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -31,7 +30,10 @@ type device struct {
 	started   bool
 	down      bool      // its bad batch has gone out; nothing more until it answers
 	nextProbe time.Time // on a shared bus: not to be asked before
+	scans     []*group  // of a device that is polled
 	faulty    map[*group]error
+	refused   bool        // the buffer did not take the last batch
+	retired   atomic.Bool // a reload has replaced it or taken it away
 
 	counters counters
 	view     view
@@ -113,6 +115,7 @@ func (d *device) groups(devices int) []*group {
 		}
 		g.tags = append(g.tags, i)
 	}
+	d.scans = gs
 	for _, g := range gs {
 		g.out = make([]protocols.Reading, len(g.tags))
 	}
@@ -124,11 +127,15 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	d.counters.scans.Add(1)
 	d.counters.duration.observe(took)
 	if res.Answers == 0 {
-		d.unanswered(res.Err)
+		d.unansweredScan(g, res.Err)
 		return
 	}
-	d.down = false
+	d.down, g.silent, g.deaf = false, false, false
 	d.nextProbe = time.Time{}
+	for _, other := range d.scans {
+		// While this one is answered, another one's silence is its own.
+		other.deaf = other.silent
+	}
 	now := res.Time
 	// All tags go out again at times, so that a platform that missed one
 	// change does not show an old value for ever.
@@ -136,35 +143,58 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	if full {
 		g.snapshot = now
 	}
+	d.takeScan(g, now, took, full)
+	d.send(now.UnixMilli())
+	if d.note(g, res.Err) {
+		d.tellState()
+	}
+}
+
+// takeScan puts what a scan brought through the pipelines.
+func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) {
 	d.view.mu.Lock()
+	defer d.view.mu.Unlock()
 	for i, tag := range g.tags {
 		r := &g.out[i]
 		r.Tag = int32(tag)
 		d.take(r, now.UnixMilli(), full)
 	}
 	d.view.lastTime, d.view.lastScan = now, took
-	d.view.mu.Unlock()
-	d.send(now.UnixMilli())
-	g.err = res.Err
-	if d.note(g, res.Err) {
-		d.tellState()
+}
+
+// unansweredScan takes in that a scan had no answer. At the first time that
+// is the device's silence. A group that stays silent while others of its
+// device are answered is one request that fails: its tags are bad already.
+func (d *device) unansweredScan(g *group, err error) {
+	g.silent = true
+	if g.deaf && !d.down && protocols.KindOf(err) != protocols.KindNotConnected {
+		d.faulty[g] = err
+		if d.state.failing(time.Now(), err) {
+			d.tellState()
+		}
+		return
 	}
+	d.unanswered(err)
 }
 
 // reported takes in what a subscription brought.
 func (d *device) reported(rep protocols.Report) {
 	d.down = false
 	ms := rep.Time.UnixMilli()
-	d.view.mu.Lock()
-	for i := range rep.Readings {
-		d.take(&rep.Readings[i], ms, false)
-	}
-	d.view.lastTime = rep.Time
-	d.view.mu.Unlock()
+	d.takeReport(&rep, ms)
 	d.send(ms)
 	if d.state.answered(time.Now(), d.unmonitored()) {
 		d.tellState()
 	}
+}
+
+func (d *device) takeReport(rep *protocols.Report, ms int64) {
+	d.view.mu.Lock()
+	defer d.view.mu.Unlock()
+	for i := range rep.Readings {
+		d.take(&rep.Readings[i], ms, false)
+	}
+	d.view.lastTime = rep.Time
 }
 
 // resend sends the newest reading of each tag of a subscription again.
@@ -221,9 +251,11 @@ func (d *device) send(ms int64) {
 	d.batch.Schema = d.schema
 	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
 	d.batch.Readings = rs[:0]
-	if err := d.appender.Append(ms, d.schemaID, len(rs), d.record); err != nil {
-		d.log.Error("a batch could not be buffered", "readings", len(rs), "error", err)
+	err := d.appender.Append(ms, d.schemaID, len(rs), d.record)
+	if err != nil && !d.refused {
+		d.log.Error("batches of this device cannot be buffered, and are lost", "readings", len(rs), "error", err)
 	}
+	d.refused = err != nil
 }
 
 // unanswered takes in that the device did not answer: all its tags go out as
@@ -232,18 +264,22 @@ func (d *device) unanswered(err error) {
 	now := time.Now()
 	if !d.down {
 		d.down = true
-		d.view.mu.Lock()
-		for i := range d.cfg.Tags {
-			r := protocols.Reading{Tag: int32(i)}
-			r.SetBad(protocols.ReasonOf(err))
-			d.take(&r, now.UnixMilli(), true)
-		}
-		d.view.mu.Unlock()
+		d.takeBad(protocols.ReasonOf(err), now.UnixMilli())
 		d.send(now.UnixMilli())
 		clear(d.faulty)
 	}
 	if d.state.unanswered(now, err) {
 		d.tellState()
+	}
+}
+
+func (d *device) takeBad(why protocols.Reason, ms int64) {
+	d.view.mu.Lock()
+	defer d.view.mu.Unlock()
+	for i := range d.cfg.Tags {
+		r := protocols.Reading{Tag: int32(i)}
+		r.SetBad(why)
+		d.take(&r, ms, true)
 	}
 }
 
@@ -293,6 +329,9 @@ func (d *device) unmonitored() error {
 
 // tellState makes a change of state known, and logs it: once, here.
 func (d *device) tellState() {
+	if d.retired.Load() {
+		return // its successor speaks now
+	}
 	s := d.state.cur
 	d.view.mu.Lock()
 	d.view.state = s
@@ -309,25 +348,4 @@ func (v *view) current() DeviceState {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.state
-}
-
-// sameDevice says whether two descriptions mean the same device: where they
-// were written does not count.
-func sameDevice(a, b *protocols.Device) bool {
-	if len(a.Tags) != len(b.Tags) {
-		return false
-	}
-	x, y := *a, *b
-	x.Tags, y.Tags = nil, nil
-	if !reflect.DeepEqual(x, y) {
-		return false
-	}
-	for i := range a.Tags {
-		s, t := a.Tags[i], b.Tags[i]
-		s.Source, t.Source = protocols.Position{}, protocols.Position{}
-		if !reflect.DeepEqual(s, t) {
-			return false
-		}
-	}
-	return true
 }

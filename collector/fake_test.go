@@ -25,8 +25,9 @@ type fakeDriver struct {
 	events []string // "connect KEY", "close KEY", in their order
 	buses  []*fakeBus
 
-	connect func(key string) error
-	read    func(d *protocols.Device, tags []int, out []protocols.Reading) protocols.ScanResult
+	connect   func(key string) error
+	subscribe func(d *protocols.Device) error
+	read      func(d *protocols.Device, tags []int, out []protocols.Reading) protocols.ScanResult
 }
 
 func (f *fakeDriver) Check(*protocols.Device) []*protocols.FieldError { return nil }
@@ -87,6 +88,11 @@ func (b *fakeBus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) 
 }
 
 func (b *fakeBus) Subscribe(_ context.Context, d *protocols.Device, tags []int) error {
+	if b.driver.subscribe != nil {
+		if err := b.driver.subscribe(d); err != nil {
+			return err
+		}
+	}
 	b.driver.log("subscribe " + d.ID)
 	rep := protocols.Report{Device: d, Time: time.Now()}
 	for _, t := range tags {

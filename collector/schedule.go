@@ -20,7 +20,8 @@ type group struct {
 
 	due      time.Time // with a monotonic part: a step of the wall clock does not move it
 	snapshot time.Time // when all its tags went out last
-	err      error     // why its last scan was not whole
+	silent   bool      // its last scan had no answer
+	deaf     bool      // it had none while others of its device's groups had
 	index    int       // in the schedule
 }
 

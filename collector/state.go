@@ -15,7 +15,7 @@ type State string
 const (
 	Online   State = "online"   // its last scans were whole
 	Degraded State = "degraded" // it answers, but some requests fail; or it has just fallen silent, or has not answered yet
-	StateOff State = "offline"  // no answer for three scans and Device.OfflineAfter
+	Offline  State = "offline"  // no answer for three scans and Device.OfflineAfter
 	Disabled State = "disabled" // switched off in the configuration
 )
 
@@ -40,7 +40,18 @@ type stateMachine struct {
 	// lastAnswer is when the device answered last, or when it was started.
 	lastAnswer time.Time
 	silent     bool // the last scan had no answer
+
+	recoveries [maxRecoveries]time.Time // the last times it came online, the oldest first
+	wholeSince time.Time                // its scans are whole since then; zero: they are not
 }
+
+// A device that comes and goes is held degraded: after maxRecoveries within
+// flapTime it has to be whole for calmTime to be online again.
+const (
+	maxRecoveries = 4
+	flapTime      = 10 * time.Minute
+	calmTime      = 10 * time.Second
+)
 
 var errNoAnswerYet = errors.New("no answer yet since the start")
 
@@ -66,9 +77,26 @@ func newStateMachine(d *protocols.Device, now time.Time) stateMachine {
 // same, over all of the device's groups. It says whether the state changed.
 func (m *stateMachine) answered(now time.Time, err error) bool {
 	m.lastAnswer, m.silent = now, false
-	if err == nil {
-		return m.set(now, Online, nil)
+	if err != nil {
+		return m.failing(now, err)
 	}
+	if m.wholeSince.IsZero() {
+		m.wholeSince = now
+	}
+	flapping := !m.recoveries[0].IsZero() && now.Sub(m.recoveries[0]) < flapTime
+	if m.cur.State != Online && flapping && now.Sub(m.wholeSince) < calmTime {
+		return false
+	}
+	if m.cur.State != Online {
+		copy(m.recoveries[:], m.recoveries[1:])
+		m.recoveries[maxRecoveries-1] = now
+	}
+	return m.set(now, Online, nil)
+}
+
+// failing notes that a device which answers does not answer everything.
+func (m *stateMachine) failing(now time.Time, err error) bool {
+	m.wholeSince = time.Time{}
 	return m.set(now, Degraded, err)
 }
 
@@ -82,9 +110,9 @@ func (m *stateMachine) heard(now time.Time) {
 
 // unanswered notes a scan without an answer.
 func (m *stateMachine) unanswered(now time.Time, err error) bool {
-	m.silent = true
+	m.silent, m.wholeSince = true, time.Time{}
 	if !now.Before(m.deadline()) {
-		return m.set(now, StateOff, err)
+		return m.set(now, Offline, err)
 	}
 	return m.set(now, Degraded, err)
 }
@@ -95,7 +123,7 @@ func (m *stateMachine) expire(now time.Time) bool {
 	if !m.silent || m.cur.State != Degraded || now.Before(m.deadline()) {
 		return false
 	}
-	m.cur.State, m.cur.Since, m.cur.Reason, m.told = StateOff, now, m.latest, now
+	m.cur.State, m.cur.Since, m.cur.Reason, m.told = Offline, now, m.latest, now
 	return true
 }
 

@@ -22,6 +22,7 @@ func (l *loader) checkDevices(d *draft) {
 		l.checkWithDriver(dev)
 	}
 	l.checkUnits(d.devices)
+	l.checkLogins(d.devices)
 }
 
 // opcuaTimeout is the default time-out of OPC UA devices: small PLCs take
@@ -206,4 +207,26 @@ func showID(dev *deviceDraft) string {
 		return n.show()
 	}
 	return "the device"
+}
+
+// checkLogins refuses devices that share a session but not its password: the
+// session has one.
+func (l *loader) checkLogins(devices []*deviceDraft) {
+	first := map[string]*deviceDraft{}
+	for _, dev := range devices {
+		driver := l.drivers[dev.Driver]
+		if dev.Driver != opcuaDriver || driver == nil || dev.OPCUA.Username == "" || !dev.Enabled {
+			continue
+		}
+		key := driver.BusKey(&dev.Device)
+		other, shared := first[key]
+		if !shared {
+			first[key] = dev
+			continue
+		}
+		if other.OPCUA.Password != dev.OPCUA.Password {
+			l.problem(dev.node.at("auth"), "auth: %s (line %d) has the same endpoint and user name, but another password: one of the two is wrong",
+				showID(other), other.node.pos.Line)
+		}
+	}
 }

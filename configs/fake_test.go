@@ -42,7 +42,7 @@ func (fakeModbus) Check(d *protocols.Device) []*protocols.FieldError {
 
 type fakeOPCUA struct{}
 
-func (fakeOPCUA) BusKey(d *protocols.Device) string { return d.ID }
+func (fakeOPCUA) BusKey(d *protocols.Device) string { return d.Endpoint + " " + d.OPCUA.Username }
 
 func (fakeOPCUA) Check(d *protocols.Device) []*protocols.FieldError {
 	out := checkEndpoint(d, "opc.tcp")

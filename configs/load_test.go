@@ -277,8 +277,8 @@ devices: []
 
 	keyPair(t, dir, "gateway") // renewed
 	after := parse(t, dir, fmt.Sprintf(text, "gateway.key"))
-	if diff := configs.Diff(before, after); len(diff.Uplinks.Changed) != 1 {
-		t.Errorf("a renewed certificate is no change: %+v", diff)
+	if before.Uplinks[0] == after.Uplinks[0] {
+		t.Error("a renewed certificate is no change")
 	}
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -114,7 +115,7 @@ func tagsByInterval(d *protocols.Device) []intervalTags {
 		}
 		groups[at].tags = append(groups[at].tags, i)
 	}
-	slices.SortFunc(groups, func(a, b intervalTags) int { return int(a.interval - b.interval) })
+	slices.SortFunc(groups, func(a, b intervalTags) int { return cmp.Compare(a.interval, b.interval) })
 	return groups
 }
 

@@ -20,15 +20,16 @@ func cmdRun(ctx context.Context, t terminal, args []string) int {
 	if code, ok := parse(t, fs, args); !ok {
 		return code
 	}
+	// Before all else: a SIGHUP that nobody waits for ends a program.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	stop, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
+	defer cancel()
 	cfg, code := loadConfig(t, "run", *file)
 	if cfg == nil {
 		return code
 	}
-	stop, cancel := signal.NotifyContext(ctx, syscall.SIGTERM, os.Interrupt)
-	defer cancel()
-	hup := make(chan os.Signal, 1)
-	signal.Notify(hup, syscall.SIGHUP)
-	defer signal.Stop(hup)
 
 	spareMemory()
 	log := newLogger(t.err, *verbose)

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"millrace/buffer"
@@ -59,9 +60,11 @@ func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, 
 // in the buffer.
 func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*mqtt.Uplink) {
 	names := uplinkNames(cfg)
+	var wg sync.WaitGroup
 	for _, u := range a.takeUplinks(func(u *uplink) bool { return fresh[u.cfg.Name] != nil || !slices.Contains(names, u.cfg.Name) }) {
-		u.stop()
+		wg.Go(u.stop)
 	}
+	wg.Wait()
 	if err := a.buf.SetUplinks(names); err != nil {
 		// It holds for this run; a full disk must not keep an uplink away.
 		a.log.Warn("the buffer could not save which uplinks there are; it tries again", "error", err)

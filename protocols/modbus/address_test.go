@@ -198,3 +198,31 @@ func FuzzParseEndpoint(f *testing.F) {
 		}
 	})
 }
+
+func TestColumnsThatMakeNoSense(t *testing.T) {
+	t.Parallel()
+	one := 1.0
+	tests := []struct {
+		tag  protocols.Tag
+		want string // the column; empty: it is in order
+	}{
+		{protocols.Tag{Address: "holding:1", Type: "string(4)", HasScale: true, Scale: 0.1}, "scale"},
+		{protocols.Tag{Address: "holding:1", Type: "string(4)", HasScale: true, Scale: 1, Offset: 2}, "offset"},
+		{protocols.Tag{Address: "holding:1", Type: "bytes(3)", Enum: map[int64]string{1: "x"}}, "enum"},
+		{protocols.Tag{Address: "coil:1", Deadband: protocols.Deadband{Size: 1}}, "deadband"},
+		{protocols.Tag{Address: "coil:1", Min: &one}, "min"},
+		{protocols.Tag{Address: "holding:1.3", Max: &one}, "max"},
+		{protocols.Tag{Address: "coil:1", Enum: map[int64]string{1: "x"}}, ""},
+		{protocols.Tag{Address: "holding:1", HasScale: true, Scale: 0.1, Min: &one, Max: &one, Deadband: protocols.Deadband{Size: 1}}, ""},
+	}
+	for _, tc := range tests {
+		_, err := parseTag(&tc.tag, limitsOf(&protocols.Device{}))
+		got := ""
+		if err != nil {
+			got = err.Field
+		}
+		if got != tc.want {
+			t.Errorf("%+v: refused because of %q (%v), want %q", tc.tag, got, err, tc.want)
+		}
+	}
+}

@@ -57,6 +57,9 @@ func parseTag(t *protocols.Tag, lim limits) (field, *protocols.FieldError) {
 	if ferr != nil {
 		return field{}, ferr
 	}
+	if ferr := checkUse(t, dt); ferr != nil {
+		return field{}, ferr
+	}
 	f := newField(a, dt, t.Order)
 	switch last := int(a.number) + f.span - 1; {
 	case f.span > lim.size(a.table):
@@ -66,6 +69,35 @@ func parseTag(t *protocols.Tag, lim limits) (field, *protocols.FieldError) {
 			"%s at %s ends at %d, beyond the last address %d", dt, t.Address, last, addresses-1)}
 	}
 	return f, nil
+}
+
+// checkUse refuses columns that make no sense for the type: such a tag could
+// never be good.
+func checkUse(t *protocols.Tag, dt dataType) *protocols.FieldError {
+	text := dt.scalar == typeString || dt.scalar == typeBytes
+	number := !text && dt.scalar != typeBool
+	refuse := func(column, why string) *protocols.FieldError {
+		return &protocols.FieldError{Field: column, Text: fmt.Sprintf("%s is %s: leave %s empty", dt, why, column)}
+	}
+	what := "a single bit"
+	if text {
+		what = "no number"
+	}
+	switch {
+	case t.HasScale && !number && t.Scale != 1:
+		return refuse("scale", what)
+	case t.HasScale && !number:
+		return refuse("offset", what)
+	case t.Deadband.Size > 0 && !number:
+		return refuse("deadband", what)
+	case t.Min != nil && !number:
+		return refuse("min", what)
+	case t.Max != nil && !number:
+		return refuse("max", what)
+	case t.Enum != nil && text:
+		return refuse("enum", what)
+	}
+	return nil
 }
 
 func tooLong(t table, dt dataType, n int, lim limits) string {

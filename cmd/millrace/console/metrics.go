@@ -73,8 +73,15 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.bufferWritable, truth(s.Buffer.Error == ""))
 	gauge(m.batches, float64(s.Buffer.Batches))
 	gauge(m.bytes, float64(s.Buffer.Bytes))
+	for _, reason := range []string{"buffer_full", "too_old", "damaged", "disk_error"} {
+		if s.Buffer.Dropped[reason] == 0 {
+			counter(m.dropped, 0, reason) // so that an alarm can be written before the first loss
+		}
+	}
 	for reason, n := range s.Buffer.Dropped {
-		counter(m.dropped, n, reason)
+		if n > 0 {
+			counter(m.dropped, n, reason)
+		}
 	}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]
