@@ -355,6 +355,14 @@ func (b *Buffer) flush() error {
 	if n == 0 {
 		return nil
 	}
+	// The next run has to announce them: state.db has room for that, as its
+	// file was made larger than it needs to be.
+	for b.tail.n > 0 {
+		if b.tail.first > b.settled {
+			b.giveUp(b.tail.first)
+		}
+		b.pop()
+	}
 	return fmt.Errorf("%d batches are lost, the disk does not take them: %w", n, err)
 }
 

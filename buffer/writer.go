@@ -96,6 +96,7 @@ func (b *Buffer) turn() time.Duration {
 	if err := b.reclaim(); err != nil {
 		b.diskSays(err)
 	}
+	wait = min(wait, b.untilTried())
 	wait = min(wait, b.untilSave())
 	wait = min(wait, b.keepAge())
 	if open := b.disk.files.closeIdle(idleAfter); open > 0 {
@@ -172,6 +173,45 @@ func (b *Buffer) untilSave() time.Duration {
 		return retryFirst
 	}
 	return forever
+}
+
+// untilTried tries a disk that took nothing while there is nothing to commit
+// (the uplinks are healthy again): otherwise nobody would notice that it has
+// room. It returns when the next try is due.
+func (b *Buffer) untilTried() time.Duration {
+	b.mu.Lock()
+	failing := b.diskErr != nil && !b.tail.has(max(b.settled+1, b.tail.first))
+	wait := b.w.retryAt - b.clock()
+	b.mu.Unlock()
+	if !failing {
+		return forever
+	}
+	if wait > 0 {
+		return wait
+	}
+	err := tryDisk(b.disk.dir)
+	b.diskSays(err)
+	if err == nil {
+		return forever
+	}
+	return b.w.retryIn
+}
+
+// tryDisk writes as much as a small commit needs, and removes it.
+func tryDisk(dir string) error {
+	f, err := os.CreateTemp(dir, "try-*.tmp")
+	if err != nil {
+		return fmt.Errorf("try the disk: %w", err)
+	}
+	defer os.Remove(f.Name()) //nolint:errcheck // the next start removes what is left
+	_, err = f.Write(make([]byte, 128<<10))
+	if err == nil {
+		err = f.Sync()
+	}
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("try the disk: %w", err)
+	}
+	return nil
 }
 
 // diskSays notes how the last attempt to write went, and logs a change.

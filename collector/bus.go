@@ -277,6 +277,9 @@ func (b *bus) scan(work context.Context, g *group) {
 	if res.Answers > 0 {
 		b.proven = b.connected
 		b.backoff = 0
+		if b.allSilent() {
+			b.promote()
+		}
 	}
 	d.scanned(g, res, took)
 	if res.Answers == 0 {
@@ -319,16 +322,30 @@ func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.D
 // demote makes a silent unit wait for its next probe, so that all silent
 // units of a shared bus together take at most a twentieth of its time.
 func (b *bus) demote(d *device, took time.Duration) {
-	if len(b.devices) < 2 || !b.connected {
-		return
-	}
 	silent := 0
 	for _, other := range b.devices {
 		if other.down {
 			silent++
 		}
 	}
+	// In a session one device's silence holds up no other, and where all are
+	// silent there is nobody to protect.
+	if b.sub != nil || !b.connected || silent == len(b.devices) {
+		return
+	}
 	d.nextProbe = time.Now().Add(took * probeShare * time.Duration(silent))
+}
+
+// promote lets all silent units be probed at once: the line is alive again.
+func (b *bus) promote() {
+	for _, d := range b.devices {
+		d.nextProbe = time.Time{}
+	}
+}
+
+// allSilent says that no device of the bus answers.
+func (b *bus) allSilent() bool {
+	return !slices.ContainsFunc(b.devices, func(d *device) bool { return !d.down })
 }
 
 // connect makes sure that there is a connection, if it is time to try.

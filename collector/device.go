@@ -248,9 +248,24 @@ func (d *device) send(ms int64) {
 	if !slices.IsSortedFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) }) {
 		slices.SortStableFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) })
 	}
-	d.batch.Schema = d.schema
-	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
+	d.append(rs, ms)
 	d.batch.Readings = rs[:0]
+}
+
+// maxRecord is how many bytes a batch may have. Larger ones are split: as
+// JSON they would be several megabytes, which brokers do not take.
+const maxRecord = 256 << 10
+
+// append encodes the readings and hands them over, in as many batches as it
+// takes.
+func (d *device) append(rs []protocols.Reading, ms int64) {
+	d.batch.Schema, d.batch.Readings = d.schema, rs
+	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
+	if len(d.record) > maxRecord && len(rs) > 1 {
+		d.append(rs[:len(rs)/2], ms)
+		d.append(rs[len(rs)/2:], ms)
+		return
+	}
 	err := d.appender.Append(ms, d.schemaID, len(rs), d.record)
 	if err != nil && !d.refused {
 		d.log.Error("batches of this device cannot be buffered, and are lost", "readings", len(rs), "error", err)

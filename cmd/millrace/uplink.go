@@ -134,22 +134,38 @@ const (
 	reconnectLongest = 5 * time.Second
 )
 
+// retellAfter is how often the log says again that an uplink comes and goes.
+const retellAfter = time.Minute
+
 // uplinkLog returns what logs the changes of an uplink's connection: each
-// state, and each reason, once.
+// reason once, and one that repeats summed up each minute.
 func (a *agent) uplinkLog(name string, m *mqtt.Uplink) func(buffer.ForwardState) {
-	told := ""
+	told, repeats := "", 0
+	var toldAt, connectedAt time.Time
 	return func(s buffer.ForwardState) {
-		switch {
-		case s.Connected:
-			a.log.Info("uplink connected", "uplink", name)
-			told = ""
-		case s.Err != nil:
-			// The session knows why it ended; the buffer only that it did.
-			if why := cmp.Or(m.Stats().LastError, s.Err.Error()); why != told {
-				told = why
-				a.log.Warn("uplink not connected", "uplink", name, "reason", why)
+		now := time.Now()
+		if s.Connected {
+			if repeats == 0 || now.Sub(connectedAt) >= retellAfter {
+				a.log.Info("uplink connected", "uplink", name)
+				connectedAt = now
 			}
+			return
 		}
+		if s.Err == nil {
+			return
+		}
+		// The session knows why it ended; the buffer only that it did.
+		why := cmp.Or(m.Stats().LastError, s.Err.Error())
+		if why == told && now.Sub(toldAt) < retellAfter {
+			repeats++
+			return
+		}
+		if repeats > 0 {
+			a.log.Warn("uplink not connected", "uplink", name, "reason", why, "repeats", repeats)
+		} else {
+			a.log.Warn("uplink not connected", "uplink", name, "reason", why)
+		}
+		told, toldAt, repeats = why, now, 0
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 )
 
@@ -42,7 +43,12 @@ type Console struct {
 	listener net.Listener
 	server   *http.Server
 	stopped  chan struct{} // closed when the live events are to end
+	pages    atomic.Int32  // that get live events
 }
+
+// maxPages bounds the pages that get live events: each costs memory for the
+// values of the device that it shows.
+const maxPages = 8
 
 // eventInterval is how often an open page gets new values.
 const eventInterval = time.Second
@@ -145,6 +151,11 @@ type event struct {
 // events sends the status, and the values of the device that the page has
 // open, each second until the page goes (server-sent events, WHATWG HTML 9.2).
 func (c *Console) events(w http.ResponseWriter, r *http.Request) {
+	defer c.pages.Add(-1)
+	if c.pages.Add(1) > maxPages {
+		http.Error(w, "too many pages are open: close one", http.StatusServiceUnavailable)
+		return
+	}
 	w.Header().Set("Content-Type", "text/event-stream")
 	out := http.NewResponseController(w)
 	device := r.URL.Query().Get("device")
