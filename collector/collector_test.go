@@ -3,6 +3,7 @@ package collector
 import (
 	"errors"
 	"slices"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -551,6 +552,61 @@ func TestRefusedSubscription(t *testing.T) {
 		}
 		if got := buf.statesOf("sick"); got[len(got)-1] != Offline {
 			t.Errorf("the refused one is %v", got)
+		}
+	})
+}
+
+// TestSilentBusComesBackWhole: all units of a line were silent; when one
+// answers again, the others are asked at once.
+func TestSilentBusComesBackWhole(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var dead atomic.Bool
+		f := &fakeDriver{read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if dead.Load() {
+				return noAnswer(d, out)
+			}
+			return allGood(protocols.Int(1), out)
+		}}
+		ids := []string{"a", "b", "c", "d", "e"}
+		var devs []*protocols.Device
+		for _, id := range ids {
+			devs = append(devs, testDevice(id, "bus", "x"))
+		}
+		_, buf := running(t, f, devs...)
+		advance(5 * time.Second)
+		dead.Store(true)
+		advance(20 * time.Second)
+		dead.Store(false)
+		advance(8 * time.Second)
+		for _, id := range ids {
+			if got := buf.statesOf(id); got[len(got)-1] != Online {
+				t.Errorf("%s is %v 8 s after the line came back", id, got[len(got)-1])
+			}
+		}
+	})
+}
+
+func TestLargeBatchesAreSplit(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		text := strings.Repeat("x", 200_000)
+		f := &fakeDriver{read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			return allGood(protocols.String(text), out)
+		}}
+		_, buf := running(t, f, testDevice("a", "bus", "v", "w", "x", "y", "z"))
+		advance(time.Millisecond)
+		tag := int32(0)
+		for _, b := range buf.of("a") {
+			for _, r := range b.readings {
+				if r.Tag != tag {
+					t.Errorf("tag %d instead of %d", r.Tag, tag)
+				}
+				tag++
+			}
+		}
+		if n := len(buf.of("a")); n != 5 || tag != 5 {
+			t.Errorf("%d batches with %d readings", n, tag)
 		}
 	})
 }
