@@ -246,7 +246,7 @@ const durationPattern = `^(0|([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+)$`
 
 // duration is a time span from low to high; where zeroToo, also 0.
 func duration(low, high time.Duration, zeroToo bool) form[time.Duration] {
-	want := fmt.Sprintf("a duration from %s to %s such as 500ms or 10s", short(low), short(high))
+	want := fmt.Sprintf("a duration from %s to %s such as 500ms or 10s", ShortDuration(low), ShortDuration(high))
 	if zeroToo && low > 0 {
 		want += ", or 0"
 	}
@@ -304,8 +304,8 @@ func durationHint(s string) error {
 	return hint("write " + digits + unit)
 }
 
-// short prints a duration without the zeros that time.Duration adds.
-func short(d time.Duration) string {
+// ShortDuration prints a duration as a user would write it, without the zeros that time.Duration adds.
+func ShortDuration(d time.Duration) string {
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

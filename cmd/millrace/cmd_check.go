@@ -150,11 +150,11 @@ func planText(cfg *configs.Config, plans []readPlan) string {
 
 func planLines(b *strings.Builder, d *protocols.Device, p *readPlan) {
 	if d.OPCUA.Subscribe {
-		fmt.Fprintf(b, "  subscribed at %v: %s\n", p.Interval, counted(p.Tags, "tag"))
+		fmt.Fprintf(b, "  subscribed at %s: %s\n", configs.ShortDuration(p.Interval), counted(p.Tags, "tag"))
 		return
 	}
-	fmt.Fprintf(b, "  every %v: %s in %s, %d bytes, about %.0f ms of the bus (at %v for each answer)\n",
-		p.Interval, counted(p.Tags, "tag"), counted(len(p.Requests), "request"), p.Bytes, p.BusMS, turnaround)
+	fmt.Fprintf(b, "  every %s: %s in %s, %d bytes, about %.0f ms of the bus (at %v for each answer)\n",
+		configs.ShortDuration(p.Interval), counted(p.Tags, "tag"), counted(len(p.Requests), "request"), p.Bytes, p.BusMS, turnaround)
 	if busy := p.BusMS / 1000 / p.Seconds; busy > 1 {
 		fmt.Fprintf(b, "  WARNING: that is more than the interval: scans will be skipped. Use a longer interval, or fewer requests (max_gap).\n")
 	}

@@ -353,6 +353,6 @@ func (s *session) farewell() {
 	case <-m.gone:
 	case <-s.done:
 	case <-timer.C:
-		s.fail(errNoAck)
+		s.fail(errNoFarewell)
 	}
 }

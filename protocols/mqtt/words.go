@@ -31,6 +31,7 @@ var (
 	errSessionOver  = errors.New("the session with the broker has ended")
 	errNotConnected = errors.New("not connected to the broker")
 	errNoAck        = errors.New("the broker acknowledged nothing in time")
+	errNoFarewell   = errors.New("the broker did not take the last messages before the stop; they are kept and sent again")
 	errSilent       = errors.New("the broker says nothing any more")
 	errStopped      = errors.New("stopped")
 )
