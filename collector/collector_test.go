@@ -263,7 +263,7 @@ func TestSubscription(t *testing.T) {
 		d := testDevice("robot", "a", "x", "y")
 		d.OPCUA.Subscribe = true
 		d.Snapshot = time.Minute
-		_, buf := running(t, f, d)
+		c, buf := running(t, f, d)
 		advance(time.Second)
 		bus := f.buses[0]
 		change := func(tag int32, v int64) {
@@ -273,6 +273,11 @@ func TestSubscription(t *testing.T) {
 		change(1, 5)
 		change(1, 5) // the same again: not sent
 		change(0, 9)
+		bus.reports <- protocols.Report{Device: d, Time: time.Now(), Lost: 3}
+		synctest.Wait()
+		if n := c.Status()[0].Lost; n != 3 {
+			t.Errorf("%d values lost, want 3", n)
+		}
 		bs := buf.of("robot")
 		if len(bs) != 3 || len(bs[0].readings) != 2 || bs[2].readings[0].Value.AsInt() != 9 {
 			t.Fatalf("batches %+v", bs)

@@ -43,6 +43,7 @@ type device struct {
 type counters struct {
 	good, uncertain, bad atomic.Uint64 // readings
 	scans, missed        atomic.Uint64
+	lost                 atomic.Uint64 // values that never arrived
 	duration             histogram
 }
 
@@ -181,6 +182,7 @@ func (d *device) unansweredScan(g *group, err error) {
 func (d *device) reported(rep protocols.Report) {
 	d.down = false
 	ms := rep.Time.UnixMilli()
+	d.counters.lost.Add(rep.Lost)
 	d.takeReport(&rep, ms)
 	d.send(ms)
 	if d.state.answered(time.Now(), d.unmonitored()) {

@@ -20,6 +20,7 @@ type DeviceStatus struct {
 	Bad          uint64
 	Scans        uint64 // that were made
 	Missed       uint64 // that were due and not made
+	Lost         uint64 // values that the device's side dropped before they reached us, at the least
 	ScanDuration HistogramCounts
 }
 
@@ -66,6 +67,7 @@ func (d *device) status() DeviceStatus {
 		Config: d.cfg,
 		Good:   d.counters.good.Load(), Uncertain: d.counters.uncertain.Load(), Bad: d.counters.bad.Load(),
 		Scans: d.counters.scans.Load(), Missed: d.counters.missed.Load(),
+		Lost:         d.counters.lost.Load(),
 		ScanDuration: d.counters.duration.counts(),
 	}
 	d.view.mu.Lock()

@@ -89,5 +89,8 @@ type Report struct {
 	Device   *Device
 	Time     time.Time // when it arrived
 	Readings []Reading // Tag is the index into Device.Tags; the receiver owns them
-	Err      error     // an *Error; then there are no readings
+	// Lost is how many values, at the least, were dropped on their way to us
+	// since the report before: by a full queue of the device, for instance.
+	Lost uint64
+	Err  error // an *Error; then there are no readings
 }

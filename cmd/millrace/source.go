@@ -79,7 +79,7 @@ func deviceStatus(d *collector.DeviceStatus) console.Device {
 		ID: cfg.ID, Driver: cfg.Driver, Endpoint: cfg.Endpoint, Critical: cfg.Critical, Tags: len(cfg.Tags),
 		State: string(d.State.State), Since: d.State.Since.UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
-		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
+		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: make(map[time.Duration]uint64)},
 	}
 	if !d.LastTime.IsZero() {

@@ -272,6 +272,7 @@ func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
 		}
 		lost := first - sub.next
 		p.bus.stats.missing.Add(uint64(lost))
+		sub.lost += uint64(lost) // a message has at least one value
 		p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
 		sub.next = first
 		p.deliverNext(ctx, sub)
@@ -291,7 +292,8 @@ func following(n uint32) uint32 {
 func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
 	readings, err := p.readings(sub, m)
 	for _, part := range split(readings) {
-		p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part})
+		p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part, Lost: sub.lost})
+		sub.lost = 0
 	}
 	if err != nil {
 		p.fail(ctx, p.bus.explain("waiting for changes", err))
@@ -341,6 +343,7 @@ func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, i
 	}
 	if overflowed(item.Value.Status) {
 		p.bus.stats.overflows.Add(1)
+		sub.lost++
 	}
 	list = append(list, protocols.Reading{Tag: sub.tags[item.ClientHandle]})
 	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, sub.addrs[item.ClientHandle].one)

@@ -38,6 +38,7 @@ type subscription struct {
 	heard   atomic.Int64 // when a message or a keep-alive came, since the publisher began
 
 	// What follows belongs to the publisher's deliver lock.
+	lost   uint64              // values, until they are reported
 	failed []protocols.Reading // tags that could not be subscribed, until they are reported
 	next   uint32              // the sequence number of the next message
 	ahead  map[uint32]*message // messages that came before an earlier one

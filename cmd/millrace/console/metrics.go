@@ -14,10 +14,10 @@ import (
 type metrics struct {
 	source Source
 
-	readings, scanDuration, scans, missed, up    *prometheus.Desc
-	batches, bytes, dropped                      *prometheus.Desc
-	uplinkUp, uplinkBatches, uplinkLag           *prometheus.Desc
-	buildInfo, configOK, bufferWritable, started *prometheus.Desc
+	readings, scanDuration, scans, missed, lost, up *prometheus.Desc
+	batches, bytes, dropped                         *prometheus.Desc
+	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
+	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -31,6 +31,7 @@ func metricsHandler(s Source) http.Handler {
 		scanDuration:   desc("scan_duration_seconds", "How long scans took.", "device"),
 		scans:          desc("scans_total", "Scans made.", "device"),
 		missed:         desc("scans_missed_total", "Scans that were due and not made: overrun, or no connection.", "device"),
+		lost:           desc("values_lost_total", "Values that were dropped before they reached the agent, at the least: a full queue of the OPC UA server.", "device"),
 		up:             desc("device_up", "1 if the device is online or degraded, 0 if it is offline or disabled.", "device"),
 		batches:        desc("buffer_batches", "Batches not yet acknowledged by all uplinks."),
 		bytes:          desc("buffer_bytes", "Size of the buffer's files."),
@@ -51,7 +52,7 @@ func metricsHandler(s Source) http.Handler {
 // Describe is for prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.readings, m.scanDuration, m.scans, m.missed, m.up, m.batches, m.bytes, m.dropped,
+		m.readings, m.scanDuration, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
 		ch <- d
@@ -96,6 +97,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.readings, d.Bad, d.ID, "bad")
 		counter(m.scans, d.Scans, d.ID)
 		counter(m.missed, d.Missed, d.ID)
+		counter(m.lost, d.Lost, d.ID)
 		gauge(m.up, truth(d.State == "online" || d.State == "degraded"), d.ID)
 		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
 	}

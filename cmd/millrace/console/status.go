@@ -67,6 +67,7 @@ type Device struct {
 	IntervalMS int64   `json:"interval_ms"`
 	Scans      uint64  `json:"scans"`
 	Missed     uint64  `json:"missed"`
+	Lost       uint64  `json:"lost"` // values that the device dropped, at the least
 	Good       uint64  `json:"good"`
 	Uncertain  uint64  `json:"uncertain"`
 	Bad        uint64  `json:"bad"`

@@ -120,6 +120,7 @@ function drawDevice(s, d) {
   if (d.last_time) facts.push('answered ' + span(s.now - d.last_time) + ' ago');
   if (d.scan_ms) facts.push('scan ' + (d.scan_ms < 10 ? d.scan_ms.toFixed(1) : Math.round(d.scan_ms)) + ' ms of ' + d.interval_ms + ' ms');
   if (d.bad_tags) facts.push(d.bad_tags + ' bad');
+  if (d.lost) facts.push(count(d.lost) + ' values lost in the device’s queue');
   if (d.missed) facts.push(count(d.missed) + ' scans missed');
   head.replaceChildren(
     el('div', 'row', el('strong', '', d.id), el('span', 'pill ' + shade[d.state], d.state + ' for ' + span(s.now - d.since))),
