@@ -291,7 +291,8 @@ func (b *bus) scan(work context.Context, g *group) {
 // hear notices a connection that has gone deaf. One unit that answers is
 // enough: a silent unit does not cost its neighbours their connection.
 func (b *bus) hear(res protocols.ScanResult) {
-	if res.Answers > 0 || !b.connected {
+	// A gateway that says that its unit is silent is not deaf itself.
+	if res.Answers > 0 || !b.connected || protocols.KindOf(res.Err) != protocols.KindTimeout {
 		b.unanswered = 0
 		return
 	}
