@@ -615,3 +615,30 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 		}
 	})
 }
+
+// TestBatchAfterAnInternalError: what a panic left half done does not get
+// into the next batch.
+func TestBatchAfterAnInternalError(t *testing.T) {
+	t.Parallel()
+	buf := newFakeBuffer(t)
+	d, err := newDevice(testDevice("a", "bus", "x", "y"), Options{Appender: buf, State: buf.state, Log: testLog()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := d.groups(1)[0]
+	res := func() protocols.ScanResult { return allGood(protocols.Int(1), g.out) }
+	broken := *g
+	broken.tags = []int{0, 99}
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("a tag that does not exist is no internal error")
+			}
+		}()
+		d.scanned(&broken, res(), time.Millisecond)
+	}()
+	d.scanned(g, res(), time.Millisecond)
+	if bs := buf.of("a"); len(bs) != 1 || len(bs[0].readings) != 2 {
+		t.Errorf("%+v", bs)
+	}
+}

@@ -20,7 +20,6 @@ type device struct {
 	log      *slog.Logger
 
 	pipes    []pipeline // by tag
-	selects  bool       // some of the tags go out on a change only
 	schema   *protocols.Schema
 	schemaID uint64
 	batch    protocols.Batch // used again for each batch
@@ -72,7 +71,6 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 		// A subscription brings changes only: the rules of on_change (and the
 		// snapshot) are the rules of all its tags.
 		p.onChange = p.onChange || cfg.OPCUA.Subscribe
-		d.selects = d.selects || p.onChange
 		d.pipes = append(d.pipes, p)
 		d.schema.Tags = append(d.schema.Tags, protocols.SchemaTag{Name: t.Name, Unit: t.Unit})
 	}
@@ -155,6 +153,7 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
+	d.newBatch()
 	for i, tag := range g.tags {
 		r := &g.out[i]
 		r.Tag = int32(tag)
@@ -193,6 +192,7 @@ func (d *device) reported(rep protocols.Report) {
 func (d *device) takeReport(rep *protocols.Report, ms int64) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
+	d.newBatch()
 	for i := range rep.Readings {
 		d.take(&rep.Readings[i], ms, false)
 	}
@@ -204,6 +204,7 @@ func (d *device) resend(now time.Time) {
 	if d.down {
 		return
 	}
+	d.newBatch()
 	for i := range d.view.values {
 		if d.view.times[i] != 0 {
 			d.pipes[i].remember(&d.view.values[i])
@@ -236,6 +237,10 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool) {
 	}
 	d.add(r)
 }
+
+// newBatch begins a batch. What an internal error left behind of the one
+// before must not get into it: a tag would stand there twice.
+func (d *device) newBatch() { d.batch.Readings = d.batch.Readings[:0] }
 
 func (d *device) add(r *protocols.Reading) {
 	d.batch.Readings = append(d.batch.Readings, *r)
@@ -293,6 +298,7 @@ func (d *device) unanswered(err error) {
 func (d *device) takeBad(why protocols.Reason, ms int64) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
+	d.newBatch()
 	for i := range d.cfg.Tags {
 		r := protocols.Reading{Tag: int32(i)}
 		r.SetBad(why)
@@ -309,9 +315,11 @@ func (d *device) note(g *group, err error) bool {
 	} else {
 		d.faulty[g] = err
 	}
-	if err == nil {
-		for _, other := range d.faulty {
-			err = other
+	// Always the first of them, so that two failures do not take turns.
+	err = nil
+	for _, other := range d.scans {
+		if d.faulty[other] != nil {
+			err = d.faulty[other]
 			break
 		}
 	}

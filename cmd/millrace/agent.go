@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -34,8 +33,8 @@ type agent struct {
 	uplinks map[string]*uplink
 	states  map[string]mqtt.DeviceState
 	schemas map[uint64]*protocols.Schema
-	page    *page    // nil: there is none
-	gone    []string // devices whose states brokers may still have
+	page    *page           // nil: there is none
+	gone    map[string]bool // devices whose states brokers may still have
 }
 
 // drivers returns the drivers of this version, by the names that the
@@ -66,6 +65,7 @@ func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
 	a := &agent{
 		log: log, started: now, loaded: now, stream: newStreamID(now), cfg: cfg,
 		uplinks: map[string]*uplink{}, states: map[string]mqtt.DeviceState{}, schemas: map[uint64]*protocols.Schema{},
+		gone: map[string]bool{},
 	}
 	var err error
 	a.buf, err = buffer.Open(buffer.Options{
@@ -168,49 +168,48 @@ func (a *agent) config() *configs.Config {
 	return a.cfg
 }
 
-// forgetDevices clears what the broker keeps of devices that are gone.
-func (a *agent) forgetDevices(cfg *configs.Config) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	here := map[string]bool{}
-	for _, d := range cfg.Devices {
-		here[d.ID] = true
-	}
-	for id := range a.states {
-		if here[id] {
-			continue
-		}
-		delete(a.states, id)
-		a.gone = append(a.gone, id)
-		for _, u := range a.uplinks {
-			u.mqtt.RemoveDevice(id)
-		}
-	}
-}
-
 // devicesKey is where the buffer keeps the ids of the devices that brokers
 // may hold a state of.
 const devicesKey = "devices"
 
-// forgetEarlier has the uplinks clear what brokers keep of devices that an
-// earlier run had, and this one has not.
+// forgetEarlier notes the devices that an earlier run had and this one has
+// not: the uplinks are to clear what brokers keep of them.
 func (a *agent) forgetEarlier(cfg *configs.Config) {
+	a.mu.Lock()
+	for id := range strings.SplitSeq(string(a.buf.StateGet(devicesKey)), "\n") {
+		if id != "" {
+			a.gone[id] = true
+		}
+	}
+	a.mu.Unlock()
+	a.forgetDevices(cfg)
+}
+
+// forgetDevices has the uplinks clear what brokers keep of devices that cfg
+// does not have, and keeps the ids of those that it has for the next start.
+func (a *agent) forgetDevices(cfg *configs.Config) {
 	ids := make([]string, len(cfg.Devices))
 	for i, d := range cfg.Devices {
 		ids[i] = d.ID
 	}
-	before := string(a.buf.StateGet(devicesKey))
-	for id := range strings.SplitSeq(before, "\n") {
-		if id != "" && !slices.Contains(ids, id) {
-			a.gone = append(a.gone, id)
+	a.mu.Lock()
+	for id := range a.states {
+		a.gone[id] = true
+	}
+	for _, id := range ids {
+		delete(a.gone, id)
+	}
+	for id := range a.gone {
+		delete(a.states, id)
+		for _, u := range a.uplinks {
+			u.mqtt.RemoveDevice(id)
 		}
 	}
-	now := strings.Join(ids, "\n")
-	if now == before {
-		return
-	}
-	if err := a.buf.StatePut(devicesKey, []byte(now)); err != nil {
-		a.log.Debug("which devices there are could not be saved", "error", err)
+	a.mu.Unlock()
+	if now := strings.Join(ids, "\n"); now != string(a.buf.StateGet(devicesKey)) {
+		if err := a.buf.StatePut(devicesKey, []byte(now)); err != nil {
+			a.log.Debug("which devices there are could not be saved", "error", err)
+		}
 	}
 }
 

@@ -107,7 +107,7 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 	ctx, cancel := context.WithCancel(context.Background())
 	u := &uplink{cfg: cfg, mqtt: m, cancel: cancel, done: make(chan struct{})}
 	a.mu.Lock()
-	for _, id := range a.gone {
+	for id := range a.gone {
 		m.RemoveDevice(id)
 	}
 	for _, s := range a.states {
