@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -24,9 +26,10 @@ func cmdDemo(ctx context.Context, t terminal, args []string) int {
 	if code, ok := parse(t, fs, args); !ok {
 		return code
 	}
-	for _, addr := range []string{*consoleAddr, *brokerAddr} {
-		if _, port, err := net.SplitHostPort(addr); err != nil || port == "" {
-			t.errorf("millrace demo: %q is no address: write host:port, such as 127.0.0.1:8090\n", addr)
+	for _, addr := range []*string{consoleAddr, brokerAddr} {
+		ok := false
+		if *addr, ok = demoAddr(*addr); !ok {
+			t.errorf("millrace demo: %q is no address: write host:port, such as 127.0.0.1:8090\n", *addr)
 			return exitUsage
 		}
 	}
@@ -37,6 +40,19 @@ func cmdDemo(ctx context.Context, t terminal, args []string) int {
 		return exitFailed
 	}
 	return exitDone
+}
+
+// demoAddr checks an address. Without a host it is the loopback's: a demo is
+// not for the whole network.
+func demoAddr(addr string) (string, bool) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return addr, false
+	}
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return addr, false
+	}
+	return net.JoinHostPort(cmp.Or(host, "127.0.0.1"), port), true
 }
 
 func demo(ctx context.Context, t terminal, consoleAddr, brokerAddr string, verbose bool) error {

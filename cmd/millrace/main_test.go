@@ -72,6 +72,9 @@ func TestUsage(t *testing.T) {
 		{"no file to check", []string{"check"}, exitUsage, "millrace check -c FILE"},
 		{"too much", []string{"check", "-c", "a.yaml", "b.yaml"}, exitUsage, `"b.yaml" is too much`},
 		{"missing file", []string{"run", "-c", "testdata/missing.yaml"}, exitUsage, "testdata/missing.yaml"},
+		{"demo address without port", []string{"demo", "-console", "8090"}, exitUsage, `"8090" is no address`},
+		{"demo port", []string{"demo", "-broker", ":x"}, exitUsage, `":x" is no address`},
+		{"demo port too high", []string{"demo", "-console", "127.0.0.1:70000"}, exitUsage, `"127.0.0.1:70000" is no address`},
 		{"version", []string{"version"}, exitDone, "millrace dev"},
 	}
 	for _, tc := range tests {
@@ -172,6 +175,15 @@ func TestExamples(t *testing.T) {
 	for _, file := range files {
 		if out, errOut, code := millrace(t, "check", "-c", file); code != exitDone || !strings.Contains(out, "is in order") {
 			t.Errorf("%s: exit %d: %s%s", filepath.Base(file), code, out, errOut)
+		}
+	}
+}
+
+func TestDemoListensOnLoopback(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{":8090": "127.0.0.1:8090", "127.0.0.1:0": "127.0.0.1:0", "0.0.0.0:80": "0.0.0.0:80"} {
+		if got, ok := demoAddr(in); !ok || got != want {
+			t.Errorf("%s: %s, %v", in, got, ok)
 		}
 	}
 }
