@@ -208,7 +208,7 @@ func BenchmarkChunkEncode(b *testing.B) {
 	b.ReportAllocs()
 	size := 0
 	for b.Loop() {
-		e.reset(1, 0)
+		e.reset(1, 0, 0)
 		for range 2 {
 			e.add(&Record{Schema: 1, Readings: 1000, Data: next()})
 		}

@@ -81,6 +81,7 @@ type Buffer struct {
 	o       Options
 	log     *slog.Logger
 	started time.Time
+	booted  time.Duration // the machine's monotonic clock when the buffer was opened
 
 	done   chan struct{} // closed by Close: the forwarders end
 	kick   chan struct{} // wakes the writer; holds one
@@ -122,7 +123,7 @@ func Open(o Options) (*Buffer, error) {
 		return nil, err
 	}
 	b := &Buffer{
-		o: o, log: o.Log, started: time.Now(),
+		o: o, log: o.Log, started: time.Now(), booted: monotonic(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
 		patience: ackPatience,
 		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
@@ -160,7 +161,7 @@ func (b *Buffer) Append(r Record) (seq uint64, err error) {
 	}
 	b.makeRoom(int64(len(r.Data)))
 	seq = b.tail.next()
-	b.tail.push(&r, at)
+	b.tail.push(&r, at, (b.booted + at).Milliseconds())
 	b.pending += entryCost(len(r.Data))
 	b.counts.appended++
 	if len(b.uplinks) == 0 {

@@ -24,20 +24,24 @@ import (
 //	20  CRC32C of the stream's id, the header (but for this field) and the
 //	    stored body, uint32: a stray chunk of another stream is not taken
 //	24  seq of the first record, uint64
-//	32  floor, uint64: every uplink had acknowledged all up to it when the
-//	    chunk was written; what is missing above it was lost
+//	32  prev, uint64: the last seq that was written before this chunk, 0 if
+//	    none was. What is missing up to it was lost; what is missing between
+//	    it and the first record was never written, because every uplink had
+//	    acknowledged it or been told that it will not come
 //	40  time of the oldest record, Unix ms, int64
 //	48  time of the newest record, int64
 //	56  readings, uint64
-//	64  body
+//	64  clock, int64: wall clock minus the monotonic clock of the machine's
+//	    boot when the first record was appended, in ms
+//	72  body
 //
 // All numbers are little-endian. The body: per record the varint of its
 // time minus the oldest; per record the uvarint of its schema; of its
 // readings; of its length; then all data.
 const (
 	chunkMagic      = "MRCK"
-	chunkVersion    = 1
-	chunkHeaderSize = 64
+	chunkVersion    = 2
+	chunkHeaderSize = 72
 
 	codecRaw  = 0
 	codecZstd = 1
@@ -61,9 +65,10 @@ type chunkHeader struct {
 	codec          byte
 	count          uint32
 	rawLen, length uint32
-	first, floor   uint64
+	first, prev    uint64
 	oldest, newest int64
 	readings       uint64
+	clock          int64
 }
 
 func (h *chunkHeader) last() uint64 { return h.first + uint64(h.count) - 1 }
@@ -98,9 +103,9 @@ func parseChunkHeader(b []byte) (chunkHeader, error) {
 	h = chunkHeader{
 		codec: b[5],
 		count: le.Uint32(b[8:]), rawLen: le.Uint32(b[12:]), length: le.Uint32(b[16:]),
-		first: le.Uint64(b[24:]), floor: le.Uint64(b[32:]),
+		first: le.Uint64(b[24:]), prev: le.Uint64(b[32:]),
 		oldest: int64(le.Uint64(b[40:])), newest: int64(le.Uint64(b[48:])),
-		readings: le.Uint64(b[56:]),
+		readings: le.Uint64(b[56:]), clock: int64(le.Uint64(b[64:])),
 	}
 	switch {
 	case h.codec != codecRaw && h.codec != codecZstd,
@@ -149,8 +154,10 @@ func newChunkEncoder(stream string) (*chunkEncoder, error) {
 	return &chunkEncoder{zstd: z, tag: streamTag(stream)}, nil
 }
 
-func (e *chunkEncoder) reset(first, floor uint64) {
-	e.head = chunkHeader{first: first, floor: floor, oldest: math.MaxInt64, newest: math.MinInt64}
+// reset begins a chunk whose first record is first; prev is the last one that
+// was written before it.
+func (e *chunkEncoder) reset(first, prev uint64, clock int64) {
+	e.head = chunkHeader{first: first, prev: prev, clock: clock, oldest: math.MaxInt64, newest: math.MinInt64}
 	e.recs, e.data = e.recs[:0], e.data[:0]
 }
 
@@ -204,10 +211,11 @@ func putChunkHeader(b []byte, h *chunkHeader, tag uint32) {
 	le.PutUint32(b[12:], h.rawLen)
 	le.PutUint32(b[16:], h.length)
 	le.PutUint64(b[24:], h.first)
-	le.PutUint64(b[32:], h.floor)
+	le.PutUint64(b[32:], h.prev)
 	le.PutUint64(b[40:], uint64(h.oldest))
 	le.PutUint64(b[48:], uint64(h.newest))
 	le.PutUint64(b[56:], h.readings)
+	le.PutUint64(b[64:], uint64(h.clock))
 	le.PutUint32(b[20:], chunkSum(b, tag))
 }
 

@@ -15,7 +15,7 @@ func sampleChunk(tb testing.TB, n, size int) []byte {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	e.reset(100, 42)
+	e.reset(100, 42, -7)
 	for i := range n {
 		e.add(&Record{Time: int64(1000 - i), Schema: uint64(i % 3), Readings: i, Data: payload(uint64(i), size)})
 	}
@@ -36,7 +36,7 @@ func TestChunkRoundTrip(t *testing.T) {
 			t.Fatal(err)
 		}
 		recs, _, err := d.decode(&h, body, nil, nil)
-		if err != nil || len(recs) != c.n || h.first != 100 || h.floor != 42 || h.last() != 99+uint64(c.n) {
+		if err != nil || len(recs) != c.n || h.first != 100 || h.prev != 42 || h.clock != -7 || h.last() != 99+uint64(c.n) {
 			t.Fatalf("%d records, %+v, %v", len(recs), h, err)
 		}
 		for i, r := range recs {

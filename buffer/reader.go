@@ -160,10 +160,8 @@ func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until 
 		b.hole(u, s, expected, until)
 		return stepAgain, nil
 	}
-	if first := bt.heads[0]; first.first > expected && first.first > first.floor+1 {
-		// All up to the floor was acknowledged by every uplink; the rest of
-		// the hole was lost.
-		if b.hole(u, s, max(expected, first.floor+1), min(first.first-1, until)) {
+	if first := bt.heads[0]; expected <= first.prev && expected < first.first {
+		if b.hole(u, s, expected, min(first.prev, first.first-1, until)) {
 			return stepAgain, nil
 		}
 	}

@@ -16,7 +16,7 @@ import (
 )
 
 const (
-	segmentVersion = 1
+	segmentVersion = 2
 	segmentSuffix  = ".seg"
 	tmpSuffix      = ".tmp"
 	savedSuffix    = ".salvaged"

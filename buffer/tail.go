@@ -25,6 +25,7 @@ type tailEntry struct {
 	schema   uint64
 	readings int
 	at       time.Duration // since the buffer was opened, by the monotonic clock
+	mono     int64         // ms of the machine's monotonic clock
 	data     []byte
 }
 
@@ -48,13 +49,13 @@ func (t *tail) entry(seq uint64) *tailEntry {
 	return &t.ring[(t.head+int(seq-t.first))&(len(t.ring)-1)]
 }
 
-func (t *tail) push(r *Record, at time.Duration) {
+func (t *tail) push(r *Record, at time.Duration, mono int64) {
 	if t.n == len(t.ring) {
 		t.grow()
 	}
 	seq := t.next()
 	t.n++
-	*t.entry(seq) = tailEntry{time: r.Time, schema: r.Schema, readings: r.Readings, at: at, data: t.store(r.Data)}
+	*t.entry(seq) = tailEntry{time: r.Time, schema: r.Schema, readings: r.Readings, at: at, mono: mono, data: t.store(r.Data)}
 	t.bytes += entryCost(len(r.Data))
 }
 

@@ -41,7 +41,9 @@ type writerState struct {
 	current *segment
 	db      *bolt.DB
 	known   map[uint64]bool // schemas that current holds
-	wrote   time.Duration   // when current last grew
+
+	lastWritten uint64        // the last seq of this stream that is on the disk
+	wrote       time.Duration // when current last grew
 
 	retryAt  time.Duration
 	retryIn  time.Duration
@@ -263,8 +265,9 @@ func (b *Buffer) gather() bool {
 	}
 	raw, next := 0, uint64(0)
 	limit := int(min(maxLoad, b.o.SegmentSize/2))
+	prev := w.lastWritten
 	for raw < limit {
-		n, last := b.fillChunk(next)
+		n, last := b.fillChunk(next, prev)
 		if n == 0 {
 			break
 		}
@@ -275,20 +278,24 @@ func (b *Buffer) gather() bool {
 		ratio := float64(len(w.load.data)-start) / float64(max(n, 1))
 		w.ratio += (min(max(ratio, 0.02), 1) - w.ratio) / 8
 		raw += n
-		next = last + 1
+		next, prev = last+1, last
 	}
 	return len(w.load.heads) > 0
 }
 
 // fillChunk puts consecutive pending records from seq next on into the
-// encoder. It returns how many bytes they are, and the last one's seq.
-func (b *Buffer) fillChunk(next uint64) (size int, last uint64) {
+// encoder; prev is the last one written before them. It returns how many
+// bytes they are, and the last one's seq.
+func (b *Buffer) fillChunk(next, prev uint64) (size int, last uint64) {
 	w := &b.w
 	target := min(max(int(chunkTarget/w.ratio), minChunkRaw), maxChunkRaw)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next = max(next, b.settled+1, b.tail.first)
-	w.enc.reset(next, b.ackedByAll())
+	if b.tail.has(next) {
+		e := b.tail.entry(next)
+		w.enc.reset(next, prev, e.time-e.mono)
+	}
 	for n := 0; b.tail.has(next) && n < maxChunkCount; n++ {
 		r := b.tail.record(next)
 		cost := len(r.Data) + 8
@@ -327,6 +334,7 @@ func (b *Buffer) write() error {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	w.current, w.wrote = s, b.clock()
+	w.lastWritten = w.load.heads[len(w.load.heads)-1].last()
 	for id := range w.load.schemas {
 		w.known[id] = true
 	}
