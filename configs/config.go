@@ -50,8 +50,16 @@ type Uplink struct {
 	Topic    string // the first level or levels of all topics
 	// MaxInflight is how many messages may wait for their acknowledgement.
 	MaxInflight int
-	CatchUp     string // in_order
+	CatchUp     string // InOrder or LiveFirst
+	// CatchUpRate bounds what LiveFirst sends beside the live batches.
+	CatchUpRate Rate
 }
+
+// What an uplink sends first after an outage: the values of Uplink.CatchUp.
+const (
+	InOrder   = "in_order"   // the oldest batch
+	LiveFirst = "live_first" // new batches at once, those that waited beside them
+)
 
 // TLS says how an uplink's broker is known, and how we are known to it. All
 // fields may be empty: then the system's authorities decide, and we show no

@@ -186,11 +186,15 @@ func uplinkTable() table[uplinkDraft] {
 		},
 		{
 			name: "catch_up", def: "in_order",
-			doc: "What is sent first after an outage. in_order: the oldest batch.",
-			val: as(choice([]string{"live_first"}, "in_order"), func(u *uplinkDraft, v string) { u.CatchUp = v }),
+			doc: "What is sent first after an outage. in_order: the oldest batch. live_first: new batches at once, and those that wait beside them.",
+			val: as(choice(nil, InOrder, LiveFirst), func(u *uplinkDraft, v string) { u.CatchUp = v }),
+		},
+		{
+			name: "catch_up_rate",
+			doc:  "With catch_up: live_first, how fast the batches that wait are sent: 200/s is batches per second, 25% a share of the link. Default: as fast as the live batches allow.",
+			val:  as(rate(), func(u *uplinkDraft, v Rate) { u.CatchUpRate = v }),
 		},
 		later[uplinkDraft]("primary_host"),
-		later[uplinkDraft]("catch_up_rate"),
 		later[uplinkDraft]("devices"),
 		later[uplinkDraft]("tags"),
 	}}

@@ -111,7 +111,8 @@ func TestEveryKey(t *testing.T) {
 	same(t, "uplinks", c.Uplinks, []configs.Uplink{
 		{
 			Name: "platform", Broker: "ws://broker.example.com:80/mqtt", ClientID: "4711", Username: "gw1", Password: testSecret,
-			Format: "json", Topic: "plants/munich", MaxInflight: 10, CatchUp: "in_order",
+			Format: "json", Topic: "plants/munich", MaxInflight: 10,
+			CatchUp: configs.LiveFirst, CatchUpRate: configs.Rate{Share: 0.25},
 		},
 		{
 			Name: "second", Broker: "mqtts://[2001:db8::1]:8883", ClientID: "gw-press-01",
@@ -131,15 +132,15 @@ func TestEveryKey(t *testing.T) {
 			{
 				Name: "温度", Address: "40001", Type: "uint16", Order: protocols.DCBA, Interval: 5 * time.Second,
 				Scale: 0.1, Offset: -40, HasScale: true, Unit: "°C", Deadband: protocols.Deadband{Size: 2, Percent: true},
-				Min: &low, Max: &high, Description: "x", Source: at(37),
+				Min: &low, Max: &high, Description: "x", Source: at(39),
 			},
 			{
 				Name: "state", Address: "holding:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1,
-				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(38),
+				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(40),
 			},
 			{
 				Name: "level", Address: "input:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1e-3, HasScale: true,
-				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(39),
+				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(41),
 			},
 		},
 	})
