@@ -286,8 +286,12 @@ func parsePlace(k []byte) place {
 	return place{binary.BigEndian.Uint64(k), binary.BigEndian.Uint64(k[8:])}
 }
 
-func (c cursor) encode() []byte {
-	b := append([]byte{recordVersion}, placeKey(c.at)...)
+func (c cursor) encode() []byte { return c.appendTo(nil) }
+
+func (c cursor) appendTo(b []byte) []byte {
+	b = append(b, recordVersion)
+	b = binary.BigEndian.AppendUint64(b, c.at.ord)
+	b = binary.BigEndian.AppendUint64(b, c.at.seq)
 	return binary.BigEndian.AppendUint64(b, c.acked)
 }
 
@@ -314,9 +318,11 @@ func parseSummary(b []byte) (summary, bool) {
 	return summary{last: v(0), oldest: int64(v(1)), newest: int64(v(2)), readings: v(3)}, true
 }
 
-func (g *pendingGap) encode() []byte {
-	b := []byte{recordVersion}
-	for _, v := range []uint64{g.From, g.To, g.Readings, uint64(g.Oldest), uint64(g.Newest)} {
+func (g *pendingGap) encode() []byte { return g.appendTo(nil) }
+
+func (g *pendingGap) appendTo(b []byte) []byte {
+	b = append(b, recordVersion)
+	for _, v := range [...]uint64{g.From, g.To, g.Readings, uint64(g.Oldest), uint64(g.Newest)} {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	b = append(b, byte(len(g.Reason)))

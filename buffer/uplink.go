@@ -47,6 +47,9 @@ func newUplink(name string, c cursor, gaps []*pendingGap) *uplink {
 	return &uplink{name: name, cursor: c.at, acked: c.acked, sent: c.at, gaps: gaps, notify: make(chan struct{}, 1)}
 }
 
+// place returns what is kept of the uplink's place in the order.
+func (u *uplink) place() cursor { return cursor{at: u.cursor, acked: u.acked} }
+
 // wake tells a waiting forwarder that there may be something for it.
 func (u *uplink) wake() {
 	if !u.waiting {

@@ -442,7 +442,7 @@ func (b *Buffer) collect() *change {
 	b.w.sealed, b.w.gone, b.removed = make(map[place]summary), nil, nil
 	for name, u := range b.uplinks {
 		if u.cursorDirty {
-			c.cursors[name] = cursor{at: u.cursor, acked: u.acked}
+			c.cursors[name] = u.place()
 		}
 		if u.gapsDirty {
 			gaps := make([]*pendingGap, len(u.gaps))
