@@ -28,10 +28,9 @@ const (
 func (b *Buffer) reclaim() error {
 	if s := b.w.current; s != nil && b.passed(s) {
 		small := b.o.CommitInterval == 0 || s.size < keepActiveSize
-		if small && b.clock()-b.w.wrote < keepActive && !b.closedNow() {
-			return nil
+		if !small || b.clock()-b.w.wrote >= keepActive || b.closedNow() {
+			b.sealActive()
 		}
-		b.sealActive()
 	}
 	b.mu.Lock()
 	n := 0
@@ -277,7 +276,7 @@ func (b *Buffer) measureSegment(s *segment) *measure {
 		if err != nil {
 			return err
 		}
-		return chunks.ForEach(func(_, v []byte) error {
+		return chunks.forEach(func(v []byte) error {
 			m.add(s, v, cursors, dec)
 			return nil
 		})
