@@ -172,7 +172,7 @@ func FuzzCheck(f *testing.F) {
 			if err != nil {
 				return nil //nolint:nilerr // damage that was noticed
 			}
-			return chunks.ForEach(func(_, v []byte) error {
+			return chunks.forEach(func(v []byte) error {
 				_, _, _ = parseChunk(v, 0) // must not panic
 				return nil
 			})

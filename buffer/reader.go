@@ -1,7 +1,6 @@
 package buffer
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"math"
@@ -229,9 +228,9 @@ func (b *Buffer) copyChunks(d *disk, s *segment, expected, until uint64, bt *bat
 		if err != nil {
 			return err
 		}
-		c := chunks.Cursor()
+		c := chunks.cursor()
 		raw := 0
-		for k, v := seekChunk(c, expected); k != nil; k, v = c.Next() {
+		for v := c.seek(expected); v != nil; v = c.next() {
 			h, body, err := parseChunk(v, tag)
 			if err != nil || h.last() < expected {
 				if len(bt.heads) > 0 {
@@ -257,25 +256,6 @@ func (b *Buffer) copyChunks(d *disk, s *segment, expected, until uint64, bt *bat
 		d.files.abandon(s)
 	}
 	return err
-}
-
-// seekChunk moves c to the chunk in which seq is, or the first one after it.
-func seekChunk(c *bolt.Cursor, seq uint64) (k, v []byte) {
-	key := seqKey(seq)
-	k, v = c.Seek(key)
-	if bytes.Equal(k, key) {
-		return k, v
-	}
-	// The one before may reach beyond seq.
-	if k == nil {
-		k, v = c.Last()
-	} else {
-		k, v = c.Prev()
-	}
-	if k == nil {
-		return c.First()
-	}
-	return k, v
 }
 
 // unpack decodes the copied chunks and keeps what is from expected to until.

@@ -16,14 +16,14 @@ import (
 )
 
 const (
-	segmentVersion = 2
+	segmentVersion = 3
 	segmentSuffix  = ".seg"
 	tmpSuffix      = ".tmp"
 	savedSuffix    = ".salvaged"
 
 	bucketMeta    = "meta"
 	bucketSchemas = "schemas"
-	bucketChunks  = "chunks"
+	bucketChunks  = "chunks" // first seq of a commit → bucket of its chunks
 
 	keyVersion = "version"
 	keyStream  = "stream"
@@ -113,7 +113,9 @@ func (l *load) chunk(i int) []byte {
 	return l.data[start:l.ends[i]]
 }
 
-// put writes the load in tx. The file is append only, so leaves can be full.
+// put writes the load in tx: its chunks in a bucket of their own. bbolt keeps
+// at least two values in a leaf, so that in one bucket each commit would write
+// the two to four chunks before it once more.
 func (l *load) put(tx *bolt.Tx) error {
 	schemas, chunks := tx.Bucket([]byte(bucketSchemas)), tx.Bucket([]byte(bucketChunks))
 	if schemas == nil || chunks == nil {
@@ -124,9 +126,14 @@ func (l *load) put(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	chunks.FillPercent = 0.95
+	chunks.FillPercent = 0.95 // append only: leaves can be full
+	group, err := chunks.CreateBucket(seqKey(l.heads[0].first))
+	if err != nil {
+		return err
+	}
+	group.FillPercent = 0.95
 	for i := range l.heads {
-		if err := chunks.Put(seqKey(l.heads[i].first), l.chunk(i)); err != nil {
+		if err := group.Put(seqKey(l.heads[i].first), l.chunk(i)); err != nil {
 			return err
 		}
 	}
@@ -162,7 +169,11 @@ func createSegment(s *segment, l *load, segmentSize int64) (*bolt.DB, int64, err
 
 func fillSegment(path string, s *segment, l *load, segmentSize int64) (db *bolt.DB, written int64, err error) {
 	err = guard(func() error {
-		db, err = bolt.Open(path, fileMode, boltOptions(false, segmentSize+segmentSize/4))
+		o := boltOptions(false, segmentSize+segmentSize/4)
+		// Nobody opens the file for writing again, so that nobody needs to
+		// know its free pages.
+		o.NoFreelistSync = true
+		db, err = bolt.Open(path, fileMode, o)
 		return err
 	})
 	if err != nil {
@@ -189,7 +200,7 @@ func fillSegment(path string, s *segment, l *load, segmentSize int64) (db *bolt.
 }
 
 // chunkBucket verifies that the segment is ours and returns its chunks.
-func chunkBucket(tx *bolt.Tx, s *segment) (*bolt.Bucket, error) {
+func chunkBucket(tx *bolt.Tx, s *segment) (*chunkTree, error) {
 	meta, chunks := tx.Bucket([]byte(bucketMeta)), tx.Bucket([]byte(bucketChunks))
 	if meta == nil || chunks == nil {
 		return nil, fmt.Errorf("%w: no buckets", errFormat)
@@ -200,7 +211,7 @@ func chunkBucket(tx *bolt.Tx, s *segment) (*bolt.Bucket, error) {
 	if !bytes.Equal(meta.Get([]byte(keyStream)), []byte(s.stream)) {
 		return nil, fmt.Errorf("%w: it holds another stream than its name says", errFormat)
 	}
-	return chunks, nil
+	return &chunkTree{groups: chunks}, nil
 }
 
 // inspect learns from the chunks' headers what s holds.
@@ -210,7 +221,7 @@ func inspect(db *bolt.DB, s *segment) error {
 		if err != nil {
 			return err
 		}
-		return chunks.ForEach(func(_, v []byte) error {
+		return chunks.forEach(func(v []byte) error {
 			// What a damaged chunk held is found missing when it is read.
 			if h, err := parseChunkHeader(v); err == nil {
 				s.cover(&h)

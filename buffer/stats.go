@@ -10,6 +10,7 @@ type counts struct {
 	appended  uint64
 	commits   uint64
 	written   uint64
+	packed    uint64
 	dropped   map[string]uint64
 	stateSize int64
 	setAside  []asideFile
@@ -29,6 +30,7 @@ type Stats struct {
 	Dropped       map[string]uint64 // readings given up in this run, by reason
 	Commits       uint64            // transactions written in this run
 	Written       uint64            // bytes bbolt wrote for them
+	Packed        uint64            // of them, compressed records
 	Segments      int               // files that hold records
 	SetAside      int               // damaged files that are kept
 	SetAsideBytes int64             // their size
@@ -54,7 +56,7 @@ func (b *Buffer) Stats() Stats {
 	s := Stats{
 		Stream: b.o.Stream, Appended: b.counts.appended, MaxBytes: b.o.MaxSize,
 		TailBatches: b.tail.n, TailBytes: b.tail.bytes, Dropped: maps.Clone(b.counts.dropped),
-		Commits: b.counts.commits, Written: b.counts.written,
+		Commits: b.counts.commits, Written: b.counts.written, Packed: b.counts.packed,
 		Segments: len(b.segments), SetAside: len(b.counts.setAside),
 		Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
 	}

@@ -13,15 +13,13 @@ import (
 )
 
 const (
-	// chunkTarget is the size a chunk should have on the disk: a page.
-	// Consecutive batches are alike, so that a chunk compresses the better
-	// the more of them it holds; but one damaged page costs a chunk, and the
-	// last ones are rewritten by every commit.
-	chunkTarget = 3900
-	// minChunkRaw and maxChunkRaw bound a chunk before compression (a single
-	// record may be larger).
-	minChunkRaw = 8 << 10
-	maxChunkRaw = 64 << 10
+	// minChunk and maxChunk bound a chunk before compression (a single record
+	// may be larger). Consecutive batches are alike, so that a chunk compresses
+	// the better the more of them it holds; but one damaged page costs a
+	// chunk. Up to four chunks share a leaf of bbolt's, which is the last one
+	// of the commit that is not filled.
+	minChunk = 64 << 10
+	maxChunk = 128 << 10
 	// maxLoad bounds one transaction, in bytes before compression.
 	maxLoad = 4 << 20
 
@@ -37,7 +35,6 @@ const (
 type writerState struct {
 	enc     *chunkEncoder
 	load    load
-	ratio   float64 // compressed to raw, of late
 	current *segment
 	db      *bolt.DB
 	known   map[uint64]bool // schemas that current holds
@@ -59,7 +56,6 @@ type writerState struct {
 func (w *writerState) init(stream string) (err error) {
 	w.enc, err = newChunkEncoder(stream)
 	w.load.schemas = make(map[uint64][]byte)
-	w.ratio = 0.5
 	w.sealed = make(map[place]summary)
 	w.values = make(map[string][]byte)
 	return err
@@ -265,30 +261,34 @@ func (b *Buffer) gather() bool {
 	}
 	raw, next := 0, uint64(0)
 	limit := int(min(maxLoad, b.o.SegmentSize/2))
-	prev := w.lastWritten
+	prev, target := w.lastWritten, b.chunkSize()
 	for raw < limit {
-		n, last := b.fillChunk(next, prev)
+		n, last := b.fillChunk(next, prev, target)
 		if n == 0 {
 			break
 		}
-		start := len(w.load.data)
 		w.load.data = w.enc.appendTo(w.load.data)
 		w.load.ends = append(w.load.ends, len(w.load.data))
 		w.load.heads = append(w.load.heads, w.enc.head)
-		ratio := float64(len(w.load.data)-start) / float64(max(n, 1))
-		w.ratio += (min(max(ratio, 0.02), 1) - w.ratio) / 8
 		raw += n
 		next, prev = last+1, last
 	}
 	return len(w.load.heads) > 0
 }
 
+// chunkSize returns the size of the chunks that a commit of all that is
+// pending is cut into: four, if they are not too small or too large.
+func (b *Buffer) chunkSize() int {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return int(min(max(b.pending/4+pageSize, minChunk), maxChunk))
+}
+
 // fillChunk puts consecutive pending records from seq next on into the
-// encoder; prev is the last one written before them. It returns how many
-// bytes they are, and the last one's seq.
-func (b *Buffer) fillChunk(next, prev uint64) (size int, last uint64) {
+// encoder, about target bytes; prev is the last one written before them. It
+// returns how many bytes they are, and the last one's seq.
+func (b *Buffer) fillChunk(next, prev uint64, target int) (size int, last uint64) {
 	w := &b.w
-	target := min(max(int(chunkTarget/w.ratio), minChunkRaw), maxChunkRaw)
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next = max(next, b.settled+1, b.tail.first)
@@ -359,6 +359,7 @@ func (b *Buffer) wrote(s *segment, created bool, size, written int64) {
 	b.settle(s.last)
 	b.counts.commits++
 	b.counts.written += uint64(written)
+	b.counts.packed += uint64(len(b.w.load.data))
 	// What is on the disk stays in memory only as far as it is likely to be
 	// sent from there.
 	for b.tail.n > 0 && b.tail.first <= b.settled && b.tail.bytes > b.o.TailBytes/4 {
