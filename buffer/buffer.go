@@ -110,6 +110,7 @@ type Buffer struct {
 	diskErr  error
 	suspect  *segment // a reader found the writer's file damaged
 	counts   counts
+	flow     flow
 
 	w writerState
 }
@@ -128,7 +129,7 @@ func Open(o Options) (*Buffer, error) {
 		patience: ackPatience,
 		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
 		schemas: newSchemaCache(),
-		counts:  counts{dropped: make(map[string]uint64)},
+		counts:  counts{dropped: make(map[string]uint64)}, flow: newFlow(),
 	}
 	if err := b.w.init(o.Stream); err != nil {
 		return nil, err
@@ -164,6 +165,7 @@ func (b *Buffer) Append(r Record) (seq uint64, err error) {
 	b.tail.push(&r, at, (b.booted + at).Milliseconds())
 	b.pending += entryCost(len(r.Data))
 	b.counts.appended++
+	b.note(&r, at)
 	if len(b.uplinks) == 0 {
 		b.release()
 		return seq, nil

@@ -199,6 +199,7 @@ func (f *forwarder) session(ctx context.Context) error {
 func (f *forwarder) setConnected(on bool) {
 	f.b.mu.Lock()
 	f.u.connected = on
+	f.u.acks.Reset(f.b.clock(), f.u.acked)
 	f.b.mu.Unlock()
 	if on {
 		f.o.OnState(ForwardState{Connected: true})

@@ -35,6 +35,7 @@ type Stats struct {
 	SetAside      int               // damaged files that are kept
 	SetAsideBytes int64             // their size
 	Uplinks       map[string]UplinkStats
+	Forecast      Forecast // where this is going
 }
 
 // UplinkStats is a look at one uplink's place in the buffer.
@@ -46,6 +47,10 @@ type UplinkStats struct {
 	Acked     uint64    // batches acknowledged, over all runs
 	Gaps      int       // gap notices it has still to get
 	Dropped   uint64    // readings it will not get, noticed in this run
+	// Drained is how long it takes, at the present speed, until it has all
+	// that waits for it; 0: it has no backlog, does not catch up, or it is
+	// not known yet.
+	Drained time.Duration
 }
 
 // Stats returns the buffer's figures. It is cheap, and never waits for the
@@ -79,6 +84,7 @@ func (b *Buffer) Stats() Stats {
 			s.Oldest = us.Oldest
 		}
 	}
+	s.Forecast = b.forecast(&s)
 	return s
 }
 

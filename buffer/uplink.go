@@ -1,10 +1,13 @@
 package buffer
 
+import "millrace/buffer/internal/meter"
+
 // uplink is one destination's place in the order. The buffer's lock covers it.
 type uplink struct {
 	name   string
 	cursor place         // acknowledged up to here
 	acked  uint64        // records acknowledged, all told
+	acks   *meter.Meter  // of acked, in this session
 	gaps   []*pendingGap // to be announced, in order
 	sent   place         // handed over up to here, in this session
 
@@ -44,7 +47,7 @@ func (g *pendingGap) start() place { return place{g.ord, g.From} }
 func (g *pendingGap) end() place   { return place{g.ord, g.To} }
 
 func newUplink(name string, c cursor, gaps []*pendingGap) *uplink {
-	return &uplink{name: name, cursor: c.at, acked: c.acked, sent: c.at, gaps: gaps, notify: make(chan struct{}, 1)}
+	return &uplink{name: name, cursor: c.at, acked: c.acked, sent: c.at, gaps: gaps, acks: newAckMeter(), notify: make(chan struct{}, 1)}
 }
 
 // place returns what is kept of the uplink's place in the order.

@@ -34,6 +34,7 @@ const (
 // Close after it ended. The fields that others read are named.
 type writerState struct {
 	enc     *chunkEncoder
+	scratch []byte // what is only weighed
 	load    load
 	current *segment
 	db      *bolt.DB
@@ -86,6 +87,7 @@ func (b *Buffer) turn() time.Duration {
 		return b.adoptLater()
 	}
 	b.rescueSuspect()
+	b.weigh()
 	wait := b.untilCommit()
 	if wait <= 0 {
 		b.diskSays(b.commit())
@@ -338,8 +340,10 @@ func (b *Buffer) write() error {
 	for id := range w.load.schemas {
 		w.known[id] = true
 	}
+	used := inUse(w.db)
 	b.wrote(s, created, fileSize(s.path), written)
-	if inUse(w.db) >= b.o.SegmentSize || b.spansLong(s) {
+	b.learnCommit(created, used)
+	if used >= b.o.SegmentSize || b.spansLong(s) {
 		b.sealActive()
 	}
 	return nil
