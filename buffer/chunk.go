@@ -37,14 +37,19 @@ import (
 //
 // All numbers are little-endian. The body: per record the varint of its
 // time minus the oldest; per record the uvarint of its schema; of its
-// readings; of its length; then all data.
+// readings; of its length; then all data. Where the codec is codecDelta, what
+// stands for the data of a record are the differences, byte by byte, to the
+// last record before it of the same schema, if there is one in the chunk and
+// it is as long: batches of one device are alike, and what is left of them is
+// mostly zeroes.
 const (
 	chunkMagic      = "MRCK"
 	chunkVersion    = 2
 	chunkHeaderSize = 72
 
-	codecRaw  = 0
-	codecZstd = 1
+	codecRaw   = 0
+	codecZstd  = 1
+	codecDelta = 2 // and zstd
 
 	// maxRecordSize bounds one record, and so, with maxChunkBody, what a
 	// damaged length field can make us allocate.
@@ -108,7 +113,7 @@ func parseChunkHeader(b []byte) (chunkHeader, error) {
 		readings: le.Uint64(b[56:]), clock: int64(le.Uint64(b[64:])),
 	}
 	switch {
-	case h.codec != codecRaw && h.codec != codecZstd,
+	case h.codec > codecDelta,
 		h.count == 0 || h.count > maxChunkCount,
 		h.rawLen > maxChunkBody || h.length > maxChunkBody,
 		h.codec == codecRaw && h.rawLen != h.length,
@@ -134,6 +139,7 @@ type chunkEncoder struct {
 	recs []chunkRec
 	data []byte // the data of all records, in a row
 	body []byte
+	like alike
 }
 
 type chunkRec struct {
@@ -147,7 +153,7 @@ func newChunkEncoder(stream string) (*chunkEncoder, error) {
 	// One goroutine, no checksum of its own (the chunk has one), and a window
 	// no larger than a chunk.
 	z, err := zstd.NewWriter(nil, zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
-		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(64<<10))
+		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(chunkSize))
 	if err != nil {
 		return nil, fmt.Errorf("make the compressor: %w", err)
 	}
@@ -184,16 +190,19 @@ func (e *chunkEncoder) appendTo(dst []byte) []byte {
 	for i := range e.recs {
 		body = binary.AppendUvarint(body, uint64(e.recs[i].length))
 	}
+	columns := len(body)
 	body = append(body, e.data...)
+	e.differences(body[columns:])
 	e.body = body
 
 	start := len(dst)
 	dst = append(dst, make([]byte, chunkHeaderSize)...)
-	e.head.codec = codecZstd
+	e.head.codec = codecDelta
 	dst = e.zstd.EncodeAll(body, dst)
 	if len(dst)-start-chunkHeaderSize >= len(body) {
 		e.head.codec = codecRaw
-		dst = append(dst[:start+chunkHeaderSize], body...)
+		dst = append(dst[:start+chunkHeaderSize], body[:columns]...)
+		dst = append(dst, e.data...)
 	}
 	e.head.count = uint32(len(e.recs))
 	e.head.rawLen = uint32(len(body))
@@ -219,9 +228,23 @@ func putChunkHeader(b []byte, h *chunkHeader, tag uint32) {
 	le.PutUint32(b[20:], chunkSum(b, tag))
 }
 
+// differences turns a copy of the records' data into what codecDelta stores.
+func (e *chunkEncoder) differences(data []byte) {
+	e.like.reset()
+	at := 0
+	for i := range e.recs {
+		r := &e.recs[i]
+		if before, ok := e.like.last(r.schema, at, r.length); ok {
+			subtract(data[at:at+r.length], e.data[before:before+r.length])
+		}
+		at += r.length
+	}
+}
+
 // chunkDecoder unpacks chunks. It is used by one goroutine.
 type chunkDecoder struct {
 	zstd *zstd.Decoder
+	like alike
 }
 
 func newChunkDecoder() (*chunkDecoder, error) {
@@ -257,8 +280,23 @@ func (d *chunkDecoder) decode(h *chunkHeader, stored []byte, recs []Record, aren
 		}
 		arena = arena[:start+len(dst)]
 	}
+	first := len(recs)
 	recs, err := splitChunk(h, arena[start:], recs)
+	if err == nil && h.codec == codecDelta {
+		d.sums(recs[first:])
+	}
 	return recs, arena, err
+}
+
+// sums undoes differences.
+func (d *chunkDecoder) sums(recs []Record) {
+	d.like.reset()
+	for i := range recs {
+		r := &recs[i]
+		if before, ok := d.like.last(r.Schema, i, len(r.Data)); ok {
+			add(r.Data, recs[before].Data)
+		}
+	}
 }
 
 // splitChunk appends the records in a chunk's unpacked body to recs.

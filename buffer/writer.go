@@ -13,13 +13,10 @@ import (
 )
 
 const (
-	// minChunk and maxChunk bound a chunk before compression (a single record
-	// may be larger). Consecutive batches are alike, so that a chunk compresses
-	// the better the more of them it holds; but one damaged page costs a
-	// chunk. Up to four chunks share a leaf of bbolt's, which is the last one
-	// of the commit that is not filled.
-	minChunk = 64 << 10
-	maxChunk = 128 << 10
+	// chunkSize bounds a chunk before compression (a single record may be
+	// larger). Consecutive batches are alike, so that a chunk compresses the
+	// better the more of them it holds; but one damaged page costs a chunk.
+	chunkSize = 128 << 10
 	// maxLoad bounds one transaction, in bytes before compression.
 	maxLoad = 4 << 20
 
@@ -263,9 +260,9 @@ func (b *Buffer) gather() bool {
 	}
 	raw, next := 0, uint64(0)
 	limit := int(min(maxLoad, b.o.SegmentSize/2))
-	prev, target := w.lastWritten, b.chunkSize()
+	prev := w.lastWritten
 	for raw < limit {
-		n, last := b.fillChunk(next, prev, target)
+		n, last := b.fillChunk(next, prev)
 		if n == 0 {
 			break
 		}
@@ -278,18 +275,10 @@ func (b *Buffer) gather() bool {
 	return len(w.load.heads) > 0
 }
 
-// chunkSize returns the size of the chunks that a commit of all that is
-// pending is cut into: four, if they are not too small or too large.
-func (b *Buffer) chunkSize() int {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return int(min(max(b.pending/4+pageSize, minChunk), maxChunk))
-}
-
 // fillChunk puts consecutive pending records from seq next on into the
-// encoder, about target bytes; prev is the last one written before them. It
+// encoder, up to chunkSize; prev is the last one written before them. It
 // returns how many bytes they are, and the last one's seq.
-func (b *Buffer) fillChunk(next, prev uint64, target int) (size int, last uint64) {
+func (b *Buffer) fillChunk(next, prev uint64) (size int, last uint64) {
 	w := &b.w
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -301,7 +290,7 @@ func (b *Buffer) fillChunk(next, prev uint64, target int) (size int, last uint64
 	for n := 0; b.tail.has(next) && n < maxChunkCount; n++ {
 		r := b.tail.record(next)
 		cost := len(r.Data) + 8
-		if size > 0 && size+cost > target {
+		if size > 0 && size+cost > chunkSize {
 			break
 		}
 		if !w.known[r.Schema] && w.load.schemas[r.Schema] == nil {
