@@ -241,6 +241,25 @@ func (e *chunkEncoder) differences(data []byte) {
 	}
 }
 
+// pack compresses a schema: with many devices, all of theirs are a good part
+// of a segment.
+func (e *chunkEncoder) pack(schema []byte) []byte { return e.zstd.EncodeAll(schema, nil) }
+
+// unpackSchema is the reverse of pack. It is for the few schemas of earlier
+// runs, and keeps no decompressor.
+func unpackSchema(packed []byte) ([]byte, error) {
+	z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxMemory(maxSchemaSize))
+	if err != nil {
+		return nil, fmt.Errorf("make the decompressor: %w", err)
+	}
+	defer z.Close()
+	schema, err := z.DecodeAll(packed, []byte{})
+	if err != nil {
+		return nil, fmt.Errorf("%w: a schema: %w", errChunkDamaged, err)
+	}
+	return schema, nil
+}
+
 // chunkDecoder unpacks chunks. It is used by one goroutine.
 type chunkDecoder struct {
 	zstd *zstd.Decoder

@@ -99,8 +99,17 @@ func FuzzChunk(f *testing.F) {
 // FuzzSchema: whatever the bytes, no panic, and what is framed comes back.
 func FuzzSchema(f *testing.F) {
 	f.Add(uint64(1), []byte("schema"))
+	f.Add(uint64(2), []byte{})
+	enc, err := newChunkEncoder("S")
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, id uint64, blob []byte) {
 		_, _, _ = parseSchema(blob) // must not panic
+		_, _ = unpackSchema(blob)   // nor this
+		if back, err := unpackSchema(enc.pack(blob)); err != nil || back == nil || !bytes.Equal(back, blob) {
+			t.Fatalf("%x comes back as %x: %v", blob, back, err)
+		}
 		got, b, err := parseSchema(append(frameSchema(id, blob), 9))
 		if err != nil || got != id || !bytes.Equal(b, blob) {
 			t.Fatal(got, b, err)

@@ -29,7 +29,7 @@ const (
 	keyStream  = "stream"
 	keyOrdinal = "ordinal"
 
-	schemaMagic      = "MRSC"
+	schemaMagic      = "MRSZ"
 	schemaHeaderSize = 20
 	maxSchemaSize    = 16 << 20
 )
@@ -97,7 +97,7 @@ type load struct {
 	heads   []chunkHeader
 	ends    []int // where each chunk ends in data
 	data    []byte
-	schemas map[uint64][]byte // those that the segment does not hold yet
+	schemas map[uint64][]byte // those that the segment does not hold yet, packed
 }
 
 func (l *load) reset() {
@@ -231,7 +231,7 @@ func inspect(db *bolt.DB, s *segment) error {
 	})
 }
 
-// frameSchema makes a schema findable and verifiable without bbolt's tree.
+// frameSchema makes a packed schema findable and verifiable without bbolt's tree.
 func frameSchema(id uint64, blob []byte) []byte {
 	b := make([]byte, schemaHeaderSize, schemaHeaderSize+len(blob))
 	copy(b, schemaMagic)
@@ -246,7 +246,8 @@ func schemaSum(b []byte) uint32 {
 	return crc32.Update(crc32.Update(0, crcTable(), b[:16]), crcTable(), b[schemaHeaderSize:])
 }
 
-// parseSchema reads the framed schema at the start of b, which may be longer.
+// parseSchema reads the framed schema at the start of b, which may be longer,
+// and returns it packed.
 func parseSchema(b []byte) (id uint64, blob []byte, err error) {
 	if len(b) < schemaHeaderSize || string(b[:4]) != schemaMagic {
 		return 0, nil, fmt.Errorf("%w: no schema", errChunkDamaged)
@@ -278,7 +279,7 @@ func readSchema(db *bolt.DB, id uint64) (blob []byte, err error) {
 		}
 		got, data, err := parseSchema(framed)
 		if err == nil && got == id {
-			blob = bytes.Clone(data)
+			blob, err = unpackSchema(data)
 		}
 		return err
 	})

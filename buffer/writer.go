@@ -272,6 +272,9 @@ func (b *Buffer) gather() bool {
 		raw += n
 		next, prev = last+1, last
 	}
+	for id, blob := range w.load.schemas {
+		w.load.schemas[id] = w.enc.pack(blob)
+	}
 	return len(w.load.heads) > 0
 }
 
