@@ -84,7 +84,7 @@ const (
 	// A backlog that changes by less than this part of what arrives stands.
 	standing = 0.02
 
-	sampleBytes = minChunk // compressed to learn the ratio, and so seldom:
+	sampleBytes = chunkSize / 2 // compressed to learn the ratio, and so seldom:
 	sampleEvery = time.Minute
 	lookAtSpace = 30 * time.Second
 
