@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"runtime/debug"
 	"time"
 
@@ -48,10 +49,21 @@ func boltOptions(readOnly bool, mapSize int64) *bolt.Options {
 }
 
 // openBolt verifies a file's structure and opens it.
-func openBolt(path string, readOnly bool, mapSize int64) (db *bolt.DB, err error) {
+func openBolt(path string, readOnly bool, mapSize int64) (*bolt.DB, error) {
+	return openMarked(path, readOnly, mapSize, func(string) (func(), error) { return func() {}, nil })
+}
+
+// openMarked is openBolt with a mark that stands while bbolt looks at the
+// file, and only then: a file that is found marked has passed checkBolt.
+func openMarked(path string, readOnly bool, mapSize int64, mark func(name string) (done func(), err error)) (db *bolt.DB, err error) {
 	if err := checkBolt(path); err != nil {
 		return nil, err
 	}
+	done, err := mark(filepath.Base(path))
+	if err != nil {
+		return nil, err
+	}
+	defer done()
 	err = guard(func() error {
 		db, err = bolt.Open(path, fileMode, boltOptions(readOnly, mapSize))
 		return err

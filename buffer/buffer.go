@@ -129,7 +129,7 @@ func Open(o Options) (*Buffer, error) {
 		patience: ackPatience,
 		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
 		schemas: newSchemaCache(),
-		counts:  counts{dropped: make(map[string]uint64)}, flow: newFlow(),
+		counts:  counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
 	}
 	if err := b.w.init(o.Stream); err != nil {
 		return nil, err
@@ -227,7 +227,7 @@ func (b *Buffer) giveUp(seq uint64) {
 		u.wake()
 	}
 	if missed {
-		b.counts.dropped[ReasonDisk] += uint64(r.Readings)
+		b.counts.drop(ReasonDisk, 1, uint64(r.Readings))
 	}
 }
 
@@ -391,7 +391,13 @@ func (b *Buffer) StatePut(key string, value []byte) error {
 	if d == nil {
 		return fmt.Errorf("store %q: %w", key, err)
 	}
-	if err := d.state.putValue(key, value); err != nil {
+	err = d.state.putValue(key, value)
+	if err != nil && !isReadOnly(err) {
+		b.w.saving.Lock()
+		err = b.healState(err)
+		b.w.saving.Unlock()
+	}
+	if err != nil {
 		return fmt.Errorf("store %q: %w", key, err)
 	}
 	return nil
@@ -406,6 +412,9 @@ type disk struct {
 }
 
 func (d *disk) close() error {
-	err := d.state.close()
+	var err error
+	if d.state != nil {
+		err = d.state.close()
+	}
 	return errors.Join(err, d.lock.Close())
 }

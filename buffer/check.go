@@ -37,20 +37,56 @@ const (
 // circle until the stack overflows, which no recover reaches. It reads each
 // page once; a segment costs some milliseconds.
 func checkBolt(path string) error {
-	f, err := os.Open(path)
+	f, size, err := openRegular(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	c := &checker{file: f, size: info.Size(), seen: make(map[uint64]bool)}
+	c := &checker{file: f, size: size, seen: make(map[uint64]bool)}
 	if err := c.check(); err != nil {
 		return fmt.Errorf("%s: %w", path, err)
 	}
 	return nil
+}
+
+// walkBolt hands every key of a bbolt file to emit, with the names of the
+// buckets it is in: bbolt is not needed to read what is whole, and cannot be
+// trusted with what is not. Where a page is damaged it goes on with the next
+// one; the error says what the first damage was.
+func walkBolt(file io.ReaderAt, size int64, emit func(trail []string, key, value []byte)) error {
+	c := &checker{file: file, size: size, seen: make(map[uint64]bool), emit: emit}
+	if err := c.check(); err != nil {
+		return err
+	}
+	return c.first
+}
+
+// openRegular opens a file for reading. What is no file at all (a directory,
+// or a pipe that would make us wait) is bad content.
+func openRegular(path string) (f *os.File, size int64, err error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, 0, fmt.Errorf("%w: %s is a %s, not a file", errFormat, path, kindOf(info.Mode()))
+	}
+	f, err = os.Open(path)
+	return f, info.Size(), err
+}
+
+// kindOf names what is there in place of a file.
+func kindOf(mode os.FileMode) string {
+	switch {
+	case mode.IsDir():
+		return "directory"
+	case mode&os.ModeNamedPipe != 0:
+		return "pipe"
+	case mode&os.ModeSocket != 0:
+		return "socket"
+	default:
+		return "device"
+	}
 }
 
 type checker struct {
@@ -58,6 +94,21 @@ type checker struct {
 	size  int64
 	pages uint64 // the high-water mark: pages in use are below it
 	seen  map[uint64]bool
+
+	emit  func(trail []string, key, value []byte) // nil: only check
+	trail []string                                // the buckets around the present page
+	first error                                   // the first damage, with emit
+}
+
+// fault ends a check, and lets a walk go on with what is beside the damage.
+func (c *checker) fault(err error) error {
+	if c.emit == nil || err == nil {
+		return err
+	}
+	if c.first == nil {
+		c.first = err
+	}
+	return nil
 }
 
 type boltMeta struct {
@@ -71,14 +122,17 @@ func (c *checker) check() error {
 	}
 	c.pages = m.pages
 	if m.pages < 4 || m.pages > uint64(c.size)/pageSize {
-		return fmt.Errorf("%w: %d pages in %d bytes", errStructure, m.pages, c.size)
+		if err := c.fault(fmt.Errorf("%w: %d pages in %d bytes", errStructure, m.pages, c.size)); err != nil {
+			return err
+		}
+		c.pages = min(m.pages, uint64(c.size)/pageSize)
 	}
 	if m.freelist != noFreelist {
-		if err := c.freelist(m.freelist); err != nil {
+		if err := c.fault(c.freelist(m.freelist)); err != nil {
 			return err
 		}
 	}
-	return c.page(m.root, 0)
+	return c.fault(c.page(m.root, 0))
 }
 
 // meta returns the newer of the two valid meta pages: the one bbolt will take.
@@ -216,7 +270,7 @@ func (c *checker) branch(page []byte, depth int) error {
 			return fmt.Errorf("%w: a branch's keys are wrong", errStructure)
 		}
 		last = string(rest[:size])
-		return c.page(binary.NativeEndian.Uint64(element[8:]), depth+1)
+		return c.fault(c.page(binary.NativeEndian.Uint64(element[8:]), depth+1))
 	})
 }
 
@@ -230,9 +284,15 @@ func (c *checker) leaf(page []byte, depth int) error {
 		}
 		last = string(rest[:ksize])
 		if ne.Uint32(element)&leafIsBucket == 0 {
+			if c.emit != nil {
+				c.emit(c.trail, rest[:ksize], rest[ksize:ksize+vsize])
+			}
 			return nil
 		}
-		return c.bucket(rest[ksize:ksize+vsize], depth)
+		c.trail = append(c.trail, last)
+		err := c.fault(c.bucket(rest[ksize:ksize+vsize], depth))
+		c.trail = c.trail[:len(c.trail)-1]
+		return err
 	})
 }
 

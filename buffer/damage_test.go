@@ -237,7 +237,7 @@ func TestMarker(t *testing.T) {
 			if suspect == "segment" {
 				name = filepath.Base(segmentsIn(t, dir)[1])
 			}
-			if err := (marker{name, 1}).set(dir, name); err != nil {
+			if _, err := marking(dir)(name); err != nil {
 				t.Fatal(err)
 			}
 			items := deliver(t, dir, "a")

@@ -18,6 +18,6 @@
 //     seq FIRST on (bbolt, append only, unlinked as a whole)
 //   - damaged-N-NAME: files that could not be read, kept for a look at them
 //     as far as the size limit allows
-//   - opening: names the file that is being opened; one that was found there
-//     at two starts killed the agent and is set aside
+//   - opening: names the file that bbolt is opening; one that is found there
+//     at a start killed the agent, and bbolt does not see it again
 package buffer

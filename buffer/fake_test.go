@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -296,4 +297,13 @@ func tempDir(tb tester) string {
 	}
 	tb.Cleanup(func() { _ = os.RemoveAll(dir) })
 	return dir
+}
+
+// randomPayload is a payload that nothing compresses.
+func randomPayload(n uint64, size int) []byte {
+	b := payload(n, size)
+	for i := 8; i < len(b); i++ {
+		b[i] = byte(rand.Uint32())
+	}
+	return b
 }

@@ -23,7 +23,6 @@ type openFiles struct {
 	mu   sync.Mutex
 	dir  string
 	now  func() time.Duration
-	last marker
 	open map[*segment]struct{}
 }
 
@@ -36,8 +35,8 @@ type openState struct {
 	broken bool // never touch db again
 }
 
-func newOpenFiles(dir string, last marker, now func() time.Duration) *openFiles {
-	return &openFiles{dir: dir, last: last, now: now, open: make(map[*segment]struct{})}
+func newOpenFiles(dir string, now func() time.Duration) *openFiles {
+	return &openFiles{dir: dir, now: now, open: make(map[*segment]struct{})}
 }
 
 // adopt takes over the file of a segment that was just created.
@@ -56,16 +55,9 @@ func (o *openFiles) acquire(s *segment) (*bolt.DB, error) {
 		return nil, fmt.Errorf("%s: %w", s.name(), os.ErrNotExist)
 	}
 	if s.open.db == nil {
-		if err := o.last.set(o.dir, s.name()); err != nil && !isReadOnly(err) {
-			return nil, err
-		}
-		db, err := openBolt(s.path, true, 0)
-		clearMarker(o.dir)
+		db, err := openMarked(s.path, true, 0, marking(o.dir))
 		if err != nil {
 			return nil, err
-		}
-		if o.last.name == s.name() {
-			o.last = marker{} // it does not kill after all
 		}
 		s.open.db = db
 		o.open[s] = struct{}{}
@@ -134,41 +126,28 @@ func (o *openFiles) closeIdle(after time.Duration) int {
 	return len(o.open)
 }
 
-// marker says which file is being opened, and how often that killed the
-// process before. Once may be chance (a power cut, a kill); after the second
-// time the file is set aside.
-type marker struct {
-	name  string
-	tries int
-}
-
-const maxTries = 2
-
-// readMarker returns what the last process left; the zero marker if it died
-// otherwise or not at all.
-func readMarker(dir string) marker {
-	text, err := os.ReadFile(filepath.Join(dir, markerName))
+// readMarker returns the name of the file that bbolt was opening when the last
+// process died; "" if it died otherwise or not at all. A kill or a power cut
+// may have hit that moment by chance: so what is done about it costs no record
+// and repeats none.
+func readMarker(dir string) string {
+	name, err := os.ReadFile(filepath.Join(dir, markerName))
 	if err != nil {
-		return marker{}
+		return ""
 	}
-	m := marker{tries: maxTries}
-	if _, err := fmt.Sscanf(string(text), "%d %s", &m.tries, &m.name); err != nil {
-		return marker{}
-	}
-	return m
+	return string(name)
 }
 
-// kills tells whether opening the file is known to kill the process.
-func (m marker) kills(name string) bool { return m.name == name && m.tries >= maxTries }
-
-// set notes that name is being opened. It is not synced: it is to outlive
+// marking returns a mark for openMarked. It is not synced: it is to outlive
 // the process, not the machine.
-func (m marker) set(dir, name string) error {
-	tries := 1
-	if m.name == name {
-		tries += m.tries
+func marking(dir string) func(name string) (done func(), err error) {
+	return func(name string) (func(), error) {
+		err := os.WriteFile(filepath.Join(dir, markerName), []byte(name), fileMode)
+		if err != nil && !isReadOnly(err) {
+			return nil, err
+		}
+		return func() { clearMarker(dir) }, nil
 	}
-	return os.WriteFile(filepath.Join(dir, markerName), fmt.Appendf(nil, "%d %s", tries, name), fileMode)
 }
 
 func clearMarker(dir string) {

@@ -194,19 +194,19 @@ func (b *Buffer) evict(s *segment, reason string) error {
 		m = b.measureSegment(s)
 		b.mu.Lock()
 	}
-	most := uint64(0)
+	most, batches := uint64(0), uint64(0)
 	for _, u := range b.uplinks {
-		lost := uint64(0)
+		lost, n := uint64(0), uint64(0)
 		for _, part := range u.uncovered(s.ord, s.first, s.last) {
 			g := m.gap(part[0], part[1])
 			g.Stream, g.Reason = s.stream, reason
 			u.miss(s.ord, g)
-			lost += g.Readings
+			lost, n = lost+g.Readings, n+g.To-g.From+1
 		}
-		most = max(most, lost)
+		most, batches = max(most, lost), max(batches, n)
 		u.wake()
 	}
-	b.counts.dropped[reason] += most
+	b.counts.drop(reason, batches, most)
 	b.mu.Unlock()
 	if err := b.saveState(); err != nil {
 		return err

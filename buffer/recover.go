@@ -49,25 +49,18 @@ func (b *Buffer) takeOver() error {
 	if err != nil {
 		return err
 	}
-	last := readMarker(b.o.Dir)
-	state, rebuilt, err := b.openState(last)
-	if err != nil {
-		_ = lock.Close() // the first error says more
-		return err
-	}
-	d := &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, last, b.clock)}
-	im, err := state.read()
-	if err == nil {
-		b.w.values, err = state.values()
-	}
+	suspect := readMarker(b.o.Dir)
+	d := &disk{dir: b.o.Dir, lock: lock, files: newOpenFiles(b.o.Dir, b.clock)}
+	im, rebuilt, err := b.openState(d, suspect)
 	var segments []*segment
 	if err == nil {
 		segments, err = b.list(d, im)
 	}
 	if err != nil {
-		_ = d.close()
+		_ = d.close() // the first error says more
 		return err
 	}
+	b.w.values = im.values
 	b.mu.Lock()
 	b.disk = d
 	b.segments = segments
@@ -78,60 +71,73 @@ func (b *Buffer) takeOver() error {
 		b.disk = nil
 		return errors.Join(err, d.close())
 	}
-	b.examine(im, last)
+	b.examine(im, suspect)
 	b.begin(im)
 	return nil
 }
 
-// openState opens state.db. A damaged one is set aside and made again: what
-// it said follows from the segments, but for the cursors, which then stand at
-// the oldest record. Repeats are allowed, loss is not.
-func (b *Buffer) openState(last marker) (f *stateFile, rebuilt bool, err error) {
-	path := filepath.Join(b.o.Dir, stateName)
-	_, err = os.Stat(path)
-	rebuilt = errors.Is(err, os.ErrNotExist)
-	if last.kills(stateName) {
-		b.log.Warn("the agent dies opening state.db; setting it aside", "dir", b.o.Dir)
-		err = fmt.Errorf("%w: opening it killed the agent twice", errStructure)
-	} else {
-		f, err = b.tryState(last)
+// openState reads state.db and opens it. A damaged one is set aside, and what
+// is intact in it is carried over: with what the segments say, that is all,
+// but for the cursors that are lost. Those stand at the oldest record then:
+// repeats are allowed, loss is not.
+func (b *Buffer) openState(d *disk, suspect string) (im *stateImage, rebuilt bool, err error) {
+	im, err = loadState(d.dir)
+	missing, damaged := errors.Is(err, os.ErrNotExist), isDamage(err)
+	switch {
+	case missing:
+		err = installState(d.dir, "", im.all())
+	case damaged:
+		b.log.Warn("the buffer's state.db is damaged; it is set aside, and what is intact in it goes into a new one", "err", err)
+		err = b.renewState(im.all())
+	case err == nil && suspect == stateName:
+		b.log.Warn("the agent died when it opened the buffer's state.db, which looks right; its content goes into a new one", "dir", d.dir)
+		err = b.renewState(im.all())
 	}
-	if err == nil || !isDamage(err) {
-		return f, rebuilt, err
+	if err == nil {
+		clearMarker(d.dir)
+		d.state, err = openStateFile(d.dir, marking(d.dir))
 	}
-	b.log.Warn("the buffer's state.db is damaged; setting it aside and going on from the oldest record", "err", err)
-	if err := b.setAside(path); err != nil {
-		return nil, false, err
-	}
-	clearMarker(b.o.Dir)
-	f, err = b.tryState(marker{})
-	return f, true, err
+	return im, missing || damaged, err
 }
 
-func (b *Buffer) tryState(last marker) (*stateFile, error) {
-	if err := last.set(b.o.Dir, stateName); err != nil && !isReadOnly(err) {
-		return nil, err
+// renewState puts a new state.db that says c into the place of the old one,
+// which is kept beside.
+func (b *Buffer) renewState(c *change) error {
+	aside := asideName(filepath.Join(b.o.Dir, stateName))
+	if err := installState(b.o.Dir, aside, c); err != nil {
+		return err
 	}
-	f, err := openStateFile(b.o.Dir)
-	clearMarker(b.o.Dir)
-	return f, err
+	if _, err := os.Lstat(aside); err == nil {
+		b.keep(aside)
+	}
+	return nil
 }
 
 // setAside renames a damaged file so that it is in nobody's way.
 func (b *Buffer) setAside(path string) error {
+	aside := asideName(path)
+	if err := os.Rename(path, aside); err != nil {
+		return fmt.Errorf("set a damaged file aside: %w", err)
+	}
+	b.keep(aside)
+	return syncDir(filepath.Dir(path))
+}
+
+// asideName returns a name under which path can be kept beside.
+func asideName(path string) string {
 	for n := 1; ; n++ {
 		aside := filepath.Join(filepath.Dir(path), fmt.Sprintf("%s%d-%s", damagedPrefix, n, filepath.Base(path)))
-		if _, err := os.Lstat(aside); err == nil {
-			continue
+		if _, err := os.Lstat(aside); err != nil {
+			return aside
 		}
-		if err := os.Rename(path, aside); err != nil {
-			return fmt.Errorf("set a damaged file aside: %w", err)
-		}
-		b.mu.Lock()
-		b.counts.setAside = append(b.counts.setAside, asideFile{aside, fileSize(aside)})
-		b.mu.Unlock()
-		return syncDir(filepath.Dir(path))
 	}
+}
+
+// keep counts a file that was set aside.
+func (b *Buffer) keep(aside string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.counts.setAside = append(b.counts.setAside, asideFile{aside, fileSize(aside)})
 }
 
 // list finds the segments and the files set aside, and clears away what a
@@ -220,7 +226,9 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 		if !known && !rebuilt {
 			c = cursor{at: place{b.ord, 0}}
 		}
-		u := newUplink(name, c, im.gaps[name])
+		// A gap row of long ago may be back in a damaged file.
+		gaps := slices.DeleteFunc(im.gaps[name], func(g *pendingGap) bool { return !c.at.before(g.end()) })
+		u := newUplink(name, c, gaps)
 		u.cursorDirty, u.gapsDirty = true, !known
 		b.uplinks[name] = u
 	}
@@ -233,12 +241,12 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 
 // examine learns what the segments hold that have no summary (the last one
 // of a run that was killed), and rescues the one whose opening killed it.
-func (b *Buffer) examine(im *stateImage, last marker) {
+func (b *Buffer) examine(im *stateImage, suspect string) {
 	for _, s := range slices.Clone(b.segments) {
 		var err error
 		switch {
-		case last.kills(s.name()):
-			err = fmt.Errorf("%w: opening it killed the agent twice", errStructure)
+		case suspect == s.name():
+			err = fmt.Errorf("%w: the agent died when it opened it", errStructure)
 		case s.sealed:
 			continue
 		default:
@@ -309,7 +317,6 @@ func (b *Buffer) begin(im *stateImage) {
 	b.mu.Lock()
 	c := b.collect()
 	b.mu.Unlock()
-	c.stream = &streamRow{b.ord, b.o.Stream}
 	for ord := range im.streams {
 		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.ord == ord }) {
 			c.pruned = append(c.pruned, ord)
@@ -344,13 +351,13 @@ func (b *Buffer) adoptLater() time.Duration {
 	if err != nil {
 		return adoptEvery
 	}
-	state, err := b.tryState(marker{})
-	if err != nil {
-		_ = lock.Close() // nothing was written under it
+	d := &disk{dir: b.o.Dir, lock: lock, files: newOpenFiles(b.o.Dir, b.clock)}
+	if _, _, err := b.openState(d, ""); err != nil {
+		_ = d.close() // nothing was written under it
 		return adoptEvery
 	}
 	b.mu.Lock()
-	b.disk = &disk{dir: b.o.Dir, lock: lock, state: state, files: newOpenFiles(b.o.Dir, marker{}, b.clock)}
+	b.disk = d
 	for _, u := range b.uplinks {
 		u.cursorDirty, u.gapsDirty = true, true
 	}

@@ -95,23 +95,9 @@ func (b *Buffer) abandonSegment(s *segment, last uint64, cause error) {
 }
 
 // missAll tells every uplink, under the lock, that it will not get the
-// records of s up to last. How many readings they held is known only where
-// it is all of them. It returns whether anybody still waited for one.
+// records of s up to last. It returns whether anybody still waited for one.
 func (b *Buffer) missAll(s *segment, last uint64) bool {
-	lost, missed := uint64(0), false
-	for _, u := range b.uplinks {
-		for _, part := range u.uncovered(s.ord, s.first, last) {
-			g := Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged}
-			if part[0] == s.first && part[1] == s.last {
-				g.Readings, g.Oldest, g.Newest = s.readings, s.oldest, s.newest
-			}
-			u.miss(s.ord, g)
-			lost, missed = max(lost, g.Readings), true
-		}
-		u.wake()
-	}
-	b.counts.dropped[ReasonDamaged] += lost
-	return missed
+	return b.missSpan(s.ord, s.stream, span{s.first, last, s.oldest, s.newest, s.readings})
 }
 
 // found is where a chunk stands in a damaged file.

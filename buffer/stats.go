@@ -11,31 +11,41 @@ type counts struct {
 	commits   uint64
 	written   uint64
 	packed    uint64
-	dropped   map[string]uint64
+	dropped   map[string]uint64 // readings
+	batches   map[string]uint64 // of them
 	stateSize int64
 	setAside  []asideFile
 }
 
+// drop counts what was given up.
+func (c *counts) drop(reason string, batches, readings uint64) {
+	if batches > 0 {
+		c.dropped[reason] += readings
+		c.batches[reason] += batches
+	}
+}
+
 // Stats is a look at the buffer.
 type Stats struct {
-	Stream        string            // id of this run
-	Appended      uint64            // batches appended in this run
-	Batches       uint64            // batches that some uplink has not acknowledged
-	DiskBytes     int64             // size of all files
-	MaxBytes      int64             // what DiskBytes is bounded by
-	TailBatches   int               // batches in memory
-	TailBytes     int64             // memory they take
-	Oldest        time.Time         // when the oldest batch that waits arrived; zero: none waits
-	DiskError     string            // why the disk takes nothing; "": it does
-	Dropped       map[string]uint64 // readings given up in this run, by reason
-	Commits       uint64            // transactions written in this run
-	Written       uint64            // bytes bbolt wrote for them
-	Packed        uint64            // of them, compressed records
-	Segments      int               // files that hold records
-	SetAside      int               // damaged files that are kept
-	SetAsideBytes int64             // their size
-	Uplinks       map[string]UplinkStats
-	Forecast      Forecast // where this is going
+	Stream         string            // id of this run
+	Appended       uint64            // batches appended in this run
+	Batches        uint64            // batches that some uplink has not acknowledged
+	DiskBytes      int64             // size of all files
+	MaxBytes       int64             // what DiskBytes is bounded by
+	TailBatches    int               // batches in memory
+	TailBytes      int64             // memory they take
+	Oldest         time.Time         // when the oldest batch that waits arrived; zero: none waits
+	DiskError      string            // why the disk takes nothing; "": it does
+	Dropped        map[string]uint64 // readings given up in this run, by reason
+	DroppedBatches map[string]uint64 // the batches that held them
+	Commits        uint64            // transactions written in this run
+	Written        uint64            // bytes bbolt wrote for them
+	Packed         uint64            // of them, compressed records
+	Segments       int               // files that hold records
+	SetAside       int               // damaged files that are kept
+	SetAsideBytes  int64             // their size
+	Uplinks        map[string]UplinkStats
+	Forecast       Forecast // where this is going
 }
 
 // UplinkStats is a look at one uplink's place in the buffer.
@@ -62,7 +72,7 @@ func (b *Buffer) Stats() Stats {
 		Stream: b.o.Stream, Appended: b.counts.appended, MaxBytes: b.o.MaxSize,
 		TailBatches: b.tail.n, TailBytes: b.tail.bytes, Dropped: maps.Clone(b.counts.dropped),
 		Commits: b.counts.commits, Written: b.counts.written, Packed: b.counts.packed,
-		Segments: len(b.segments), SetAside: len(b.counts.setAside),
+		DroppedBatches: maps.Clone(b.counts.batches), Segments: len(b.segments), SetAside: len(b.counts.setAside),
 		Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
 	}
 	s.DiskBytes = b.counts.stateSize

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"math"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -36,6 +37,9 @@ type writerState struct {
 	current *segment
 	db      *bolt.DB
 	known   map[uint64]bool // schemas that current holds
+	info    os.FileInfo     // which file current is
+	lost    map[place]bool  // segments that somebody removed while the agent ran
+	begun   bool            // this run's stream is in state.db; the buffer's lock covers it
 
 	lastWritten uint64        // the last seq of this stream that is on the disk
 	wrote       time.Duration // when current last grew
@@ -56,6 +60,7 @@ func (w *writerState) init(stream string) (err error) {
 	w.load.schemas = make(map[uint64][]byte)
 	w.sealed = make(map[place]summary)
 	w.values = make(map[string][]byte)
+	w.lost = make(map[place]bool)
 	return err
 }
 
@@ -186,7 +191,10 @@ func (b *Buffer) untilTried() time.Duration {
 	if wait > 0 {
 		return wait
 	}
-	err := tryDisk(b.disk.dir)
+	err := b.attend()
+	if err == nil {
+		err = tryDisk(b.disk.dir)
+	}
 	b.diskSays(err)
 	if err == nil {
 		return forever
@@ -217,11 +225,13 @@ func (b *Buffer) diskSays(err error) {
 	before := b.diskErr
 	b.diskErr = err
 	if err != nil {
-		b.w.retryIn = min(max(2*b.w.retryIn, retryFirst), retryMax)
-		b.w.retryAt = b.clock() + b.w.retryIn
+		if now := b.clock(); now >= b.w.retryAt { // or it was cursors that failed, which are tried more often
+			b.w.retryIn = min(max(2*b.w.retryIn, retryFirst), retryMax)
+			b.w.retryAt = now + b.w.retryIn
+		}
 		b.wakeUplinks() // with a commit interval of 0, they see memory now
 	} else {
-		b.w.retryIn = 0
+		b.w.retryIn, b.w.retryAt = 0, 0
 	}
 	b.mu.Unlock()
 	switch {
@@ -234,6 +244,9 @@ func (b *Buffer) diskSays(err error) {
 
 // commit writes all that is pending, in as many transactions as it takes.
 func (b *Buffer) commit() error {
+	if err := b.attend(); err != nil {
+		return err
+	}
 	for b.gather() {
 		before := b.w.current
 		if err := b.makeDiskRoom(int64(len(b.w.load.data)) + 2*b.allocStep()); err != nil {
@@ -242,7 +255,11 @@ func (b *Buffer) commit() error {
 		if b.w.current != before {
 			continue // it was given up: the next one needs all schemas
 		}
-		if err := b.write(); err != nil {
+		err := b.write()
+		if errors.Is(err, errGone) {
+			err = b.attend() // the records are still in memory
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -328,17 +345,45 @@ func (b *Buffer) write() error {
 		return fmt.Errorf("commit to %s: %w", s.path, err)
 	}
 	w.current, w.wrote = s, b.clock()
+	size, err := b.landed(created)
+	if err != nil {
+		return fmt.Errorf("commit to %s: %w", s.path, err)
+	}
 	w.lastWritten = w.load.heads[len(w.load.heads)-1].last()
 	for id := range w.load.schemas {
 		w.known[id] = true
 	}
 	used := inUse(w.db)
-	b.wrote(s, created, fileSize(s.path), written)
+	b.wrote(s, created, size, written)
 	b.learnCommit(created, used)
 	if used >= b.o.SegmentSize || b.spansLong(s) {
 		b.sealActive()
 	}
 	return nil
+}
+
+// landed verifies that what was just committed is in the file that the next
+// start will find, and returns its size.
+func (b *Buffer) landed(created bool) (size int64, err error) {
+	s := b.w.current
+	info, err := os.Stat(s.path)
+	if created && err == nil {
+		b.w.info = info
+	}
+	if err == nil && !os.SameFile(info, b.w.info) || errors.Is(err, os.ErrNotExist) {
+		err = errGone
+	}
+	if err == nil {
+		err = b.disk.stillOurs()
+	}
+	if err == nil {
+		return info.Size(), nil
+	}
+	if created { // nobody knows it yet
+		b.disk.files.reopen(s)
+		b.w.current, b.w.db = nil, nil
+	}
+	return 0, err
 }
 
 // wrote notes a commit that succeeded.
@@ -399,6 +444,7 @@ func (b *Buffer) sealActive() {
 
 // seal has the summary of a complete segment saved.
 func (b *Buffer) seal(s *segment) {
+	b.w.gone = slices.DeleteFunc(b.w.gone, func(p place) bool { return p == s.start() }) // it is there again
 	b.w.sealed[s.start()] = summary{last: s.last, oldest: s.oldest, newest: s.newest, readings: s.readings}
 }
 
@@ -419,6 +465,12 @@ func (b *Buffer) saveState() error {
 		return nil
 	}
 	written, err := b.disk.state.write(c)
+	if err != nil && !isReadOnly(err) {
+		b.mu.Lock()
+		b.restore(c)
+		b.mu.Unlock()
+		return b.healState(err)
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if err != nil {
@@ -437,6 +489,10 @@ func (b *Buffer) collect() *change {
 		sealed: b.w.sealed, deleted: b.w.gone, removed: b.removed,
 	}
 	b.w.sealed, b.w.gone, b.removed = make(map[place]summary), nil, nil
+	if !b.w.begun {
+		c.stream = &streamRow{b.ord, b.o.Stream}
+		b.w.begun = true
+	}
 	for name, u := range b.uplinks {
 		if u.cursorDirty {
 			c.cursors[name] = u.place()
@@ -467,6 +523,7 @@ func (c *change) empty() bool {
 
 // restore undoes collect, under the lock, after a failed write.
 func (b *Buffer) restore(c *change) {
+	b.w.begun = b.w.begun && c.stream == nil
 	maps.Copy(b.w.sealed, c.sealed)
 	b.w.gone = append(b.w.gone, c.deleted...)
 	b.removed = append(b.removed, c.removed...)
