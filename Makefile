@@ -30,7 +30,7 @@ GOLANGCI_LINT    ?= .tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
 
 .PHONY: help
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## build bin/millrace for this machine
@@ -77,6 +77,14 @@ fmt: $(GOLANGCI_LINT) ## format the code (gofumpt, imports in three groups)
 .PHONY: fuzz
 fuzz: ## run each fuzz target for a while (FUZZTIME=10s)
 	@.ci/fuzz $(FUZZTIME)
+
+# Kills of the agent. The test logs the seed of its choices: SEED gives it again.
+KILLS ?= 5000
+SEED  ?=
+
+.PHONY: campaign
+campaign: deps ## kill the agent KILLS=5000 times at random moments
+	@MILLRACE_KILLS=$(KILLS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -timeout 0 -run TestKillMinusNineCampaign ./cmd/millrace
 
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions

@@ -19,7 +19,11 @@ const (
 	SwallowBoth               // half-open: nothing gets through, nothing is closed
 	StallUp                   // reads nothing more from the client
 	RefuseClients             // closes every new connection at once
+	LateDown                  // hands on what the server says 100 ms late
 )
+
+// lateTime is how late the mode LateDown is.
+const lateTime = 100 * time.Millisecond
 
 // Proxy is a TCP relay that spoils connections on demand.
 type Proxy struct {
@@ -140,6 +144,12 @@ func (p *Proxy) relay(from, to net.Conn, swallow Mode) {
 		}
 		if mode == swallow || mode == SwallowBoth {
 			continue
+		}
+		if swallow == SwallowDown && mode == LateDown {
+			select {
+			case <-p.done:
+			case <-time.After(lateTime):
+			}
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return

@@ -96,6 +96,20 @@ func NewReceiver(t TB, o ReceiverOptions) *Receiver {
 		batches: make(map[string][]Batch), seen: make(map[key]struct{}), newest: make(map[string]uint64),
 		states: make(map[string]State), statuses: make(map[string][]map[string]any), retained: make(map[string][]byte),
 	}
+	r.client = listen(t, &o, r.receive)
+	return r
+}
+
+// Listen has f called, by one goroutine, with each message that arrives, for
+// those who keep less, or other things, than a Receiver does. It connects as
+// a Receiver would.
+func Listen(t TB, o ReceiverOptions, f func(topic string, body []byte)) {
+	t.Helper()
+	listen(t, &o, func(_ paho.Client, m paho.Message) { f(m.Topic(), m.Payload()) })
+}
+
+func listen(t TB, o *ReceiverOptions, f paho.MessageHandler) paho.Client {
+	t.Helper()
 	if o.ClientID == "" {
 		o.ClientID = "receiver"
 	}
@@ -107,18 +121,18 @@ func NewReceiver(t TB, o ReceiverOptions) *Receiver {
 	c.SetClientID(o.ClientID).SetUsername(o.Username).SetPassword(o.Password)
 	c.SetCleanSession(false).SetAutoReconnect(true).SetMaxReconnectInterval(100 * time.Millisecond)
 	c.SetOrderMatters(true)
-	c.SetDefaultPublishHandler(r.receive)
-	r.client = paho.NewClient(c)
-	t.Cleanup(func() { r.client.Disconnect(500) })
-	if token := r.client.Connect(); !token.WaitTimeout(waitTime) || token.Error() != nil {
+	c.SetDefaultPublishHandler(f)
+	client := paho.NewClient(c)
+	t.Cleanup(func() { client.Disconnect(500) })
+	if token := client.Connect(); !token.WaitTimeout(waitTime) || token.Error() != nil {
 		t.Fatalf("receiver: no connection to %s: %v", o.Broker, token.Error())
 		return nil
 	}
-	if token := r.client.Subscribe(o.Topic, 1, nil); !token.WaitTimeout(waitTime) || token.Error() != nil {
+	if token := client.Subscribe(o.Topic, 1, nil); !token.WaitTimeout(waitTime) || token.Error() != nil {
 		t.Fatalf("receiver: no subscription: %v", token.Error())
 		return nil
 	}
-	return r
+	return client
 }
 
 func (r *Receiver) receive(_ paho.Client, m paho.Message) {
