@@ -119,9 +119,39 @@ func view(db *bolt.DB, fn func(tx *bolt.Tx) error) error {
 	return guard(func() error { return db.View(fn) })
 }
 
+// makeDir makes the directory, if need be, and has its name outlive a power
+// cut: what is synced in a directory that is gone is gone, too. The name is
+// synced at each start, because the one that made it may have been killed
+// before it was.
+func makeDir(dir string) error {
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return err
+	}
+	highest := dir // of those that are made
+	for {
+		if _, err := os.Stat(filepath.Dir(highest)); err == nil || filepath.Dir(highest) == highest {
+			break
+		}
+		highest = filepath.Dir(highest)
+	}
+	if err := os.MkdirAll(dir, dirMode); err != nil {
+		return err
+	}
+	for d := dir; ; d = filepath.Dir(d) {
+		_ = syncDir(filepath.Dir(d)) // one that may not be opened is not ours: it was there before
+		if d == highest {
+			return nil
+		}
+	}
+}
+
 // syncDir makes what happened to the names in dir durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
+func syncDir(dir string) error { return syncFile(dir) }
+
+// syncFile makes the content of a file durable, whoever wrote it.
+func syncFile(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}

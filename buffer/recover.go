@@ -42,7 +42,7 @@ func (b *Buffer) recover() error {
 // takeOver opens the directory. With an error and no b.disk, it is as if it
 // had not been called.
 func (b *Buffer) takeOver() error {
-	if err := os.MkdirAll(b.o.Dir, dirMode); err != nil {
+	if err := makeDir(b.o.Dir); err != nil {
 		return err
 	}
 	lock, err := lockDir(b.o.Dir)
@@ -296,8 +296,18 @@ func (b *Buffer) look(s *segment) error {
 	if s.last < s.first {
 		return fmt.Errorf("%w: %s holds no records", errFormat, s.name())
 	}
+	b.makeDurable(s)
 	b.seal(s)
 	return nil
+}
+
+// makeDurable syncs a segment that a run which was killed left: the kill may
+// have come between a commit's writes and their sync. This run reads what was
+// written, and counts on it; a power cut could still take it.
+func (b *Buffer) makeDurable(s *segment) {
+	if err := errors.Join(syncFile(s.path), syncDir(b.disk.dir)); err != nil && !isReadOnly(err) {
+		b.log.Warn("what the last run wrote may not outlive a power cut", "file", s.path, "err", err)
+	}
 }
 
 // clampOverlaps: a commit that failed may be in its file all the same, while
@@ -344,7 +354,7 @@ func (b *Buffer) adoptLater() time.Duration {
 	if _, err := os.Stat(filepath.Join(b.o.Dir, stateName)); err == nil {
 		return adoptEvery
 	}
-	if err := os.MkdirAll(b.o.Dir, dirMode); err != nil {
+	if err := makeDir(b.o.Dir); err != nil {
 		return adoptEvery
 	}
 	lock, err := lockDir(b.o.Dir)
