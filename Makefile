@@ -78,13 +78,15 @@ fmt: $(GOLANGCI_LINT) ## format the code (gofumpt, imports in three groups)
 fuzz: ## run each fuzz target for a while (FUZZTIME=10s)
 	@.ci/fuzz $(FUZZTIME)
 
-# Kills of the agent. The test logs the seed of its choices: SEED gives it again.
+# Kills of the agent, and images of a disk after a power cut. Both tests log
+# the seed of their choices: SEED gives it again.
 KILLS ?= 5000
 SEED  ?=
 
 .PHONY: campaign
-campaign: deps ## kill the agent KILLS=5000 times at random moments
-	@MILLRACE_KILLS=$(KILLS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -timeout 0 -run TestKillMinusNineCampaign ./cmd/millrace
+campaign: deps ## kill the agent KILLS=5000 times at random moments, and cut the power a tenth as often
+	@MILLRACE_KILLS=$(KILLS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestKillMinusNineCampaign ./cmd/millrace
+	@MILLRACE_CUTS=$$(($(KILLS) / 10)) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestPowerCut ./buffer
 
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions

@@ -14,5 +14,8 @@ func TestMain(m *testing.M) {
 	if mode := os.Getenv(childVar); mode != "" {
 		os.Exit(runChild(mode))
 	}
+	if spec := os.Getenv(powerVar); spec != "" {
+		os.Exit(runPower(spec))
+	}
 	goleak.VerifyTestMain(m)
 }

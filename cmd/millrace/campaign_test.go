@@ -37,8 +37,8 @@ func campaignLanes() []laneOptions {
 // it; 0 would be none but the one that the agent had not taken yet. Nothing
 // that was handed to an uplink, and nothing older, may be missing.
 const (
-	lostAtOnce   = 500 * time.Millisecond // one commit, on a busy machine
-	lostWithin1s = 1500 * time.Millisecond
+	lostAtOnce   = 2 * time.Second // one commit, on a busy machine
+	lostWithin1s = 3 * time.Second // the interval, and one commit
 )
 
 // TestKillMinusNineCampaign kills the agent with SIGKILL under load, at
