@@ -143,14 +143,18 @@ func cutPower(t *testing.T, log *diskLog, c powerCase, rng *rand.Rand) {
 	o.Log = slog.New(slog.NewTextHandler(&said, nil))
 	b := openBuffer(t, o)
 	got := map[string]*receiver{"a": {}, "b": {}}
+	var stops []func()
 	for name, r := range got {
-		forward(t, b, name, r)
+		stops = append(stops, forward(t, b, name, r))
 	}
 	for name := range got {
 		waitFor(t, "all delivered", func() bool {
 			s := b.Stats().Uplinks[name]
 			return s.Lag == 0 && s.Gaps == 0 && s.InFlight == 0
 		})
+	}
+	for _, stop := range stops {
+		stop()
 	}
 	closeBuffer(t, b)
 	defer func() {
