@@ -36,6 +36,7 @@ type Stats struct {
 	TailBytes      int64             // memory they take
 	Oldest         time.Time         // when the oldest batch that waits arrived; zero: none waits
 	DiskError      string            // why the disk takes nothing; "": it does
+	Trouble        Trouble           // what kind of fault that is
 	Dropped        map[string]uint64 // readings given up in this run, by reason
 	DroppedBatches map[string]uint64 // the batches that held them
 	Commits        uint64            // transactions written in this run
@@ -84,7 +85,7 @@ func (b *Buffer) Stats() Stats {
 	}
 	s.DiskBytes += s.SetAsideBytes
 	if b.diskErr != nil {
-		s.DiskError = b.diskErr.Error()
+		s.DiskError, s.Trouble = b.diskErr.Error(), troubleOf(b.diskErr)
 	}
 	for name, u := range b.uplinks {
 		us := b.uplinkStats(u)

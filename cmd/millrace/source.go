@@ -33,6 +33,7 @@ func (s *source) Status() console.Status {
 	if a.reload != nil {
 		st.Config.Error = a.reload.Error()
 	}
+	dir := a.cfg.Buffer.Path
 	all := make([]*uplink, 0, len(a.uplinks))
 	for _, u := range a.uplinks {
 		all = append(all, u)
@@ -40,7 +41,7 @@ func (s *source) Status() console.Status {
 	a.mu.Unlock()
 
 	bs := a.buf.Stats()
-	st.Buffer = bufferStatus(&bs)
+	st.Buffer = bufferStatus(&bs, dir)
 	for _, u := range all {
 		ms := u.mqtt.Stats()
 		since := ms.Since
@@ -53,6 +54,7 @@ func (s *source) Status() console.Status {
 		st.Uplinks = append(st.Uplinks, console.Uplink{
 			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: since.UnixMilli(), Reason: ms.LastError,
 			Delivered: ms.Acked, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
+			Drained: bs.Uplinks[u.cfg.Name].Drained.Seconds(),
 		})
 	}
 	slices.SortFunc(st.Uplinks, func(x, y console.Uplink) int { return cmp.Compare(x.Name, y.Name) })
@@ -62,13 +64,27 @@ func (s *source) Status() console.Status {
 	return st
 }
 
-func bufferStatus(b *buffer.Stats) console.Buffer {
+func bufferStatus(b *buffer.Stats, dir string) console.Buffer {
 	out := console.Buffer{
 		Batches: b.Batches, Bytes: b.DiskBytes, MaxBytes: b.MaxBytes, Memory: b.TailBytes,
-		Error: b.DiskError, Dropped: b.Dropped,
+		Error: diskWords(b.Trouble, dir, b.DiskError), Dropped: b.Dropped, Forecast: forecastStatus(&b.Forecast),
 	}
 	if !b.Oldest.IsZero() {
 		out.Oldest = b.Oldest.UnixMilli()
+	}
+	return out
+}
+
+func forecastStatus(f *buffer.Forecast) console.Forecast {
+	out := console.Forecast{
+		Known: f.Known, Rate: f.Rate, Holds: f.Holds.Seconds(), HoldsLimit: string(f.HoldsLimit), Trend: string(f.Trend),
+		Left: f.Left.Seconds(), FullLimit: string(f.FullLimit), Drained: f.Drained.Seconds(),
+	}
+	if !f.Full.IsZero() {
+		out.Full = f.Full.UnixMilli()
+	}
+	if !f.Empty.IsZero() {
+		out.Empty = f.Empty.UnixMilli()
 	}
 	return out
 }
@@ -155,8 +171,10 @@ func valueText(v protocols.Value) string {
 
 // Ready is for console.Source.
 func (s *source) Ready() error {
-	if text := s.buf.Stats().DiskError; text != "" {
-		return errors.New("the buffer cannot write to its disk: " + text)
+	bs := s.buf.Stats()
+	if bs.Trouble == buffer.TroubleNone {
+		return nil
 	}
-	return nil
+	text := diskWords(bs.Trouble, (*agent)(s).config().Buffer.Path, bs.DiskError)
+	return errors.New("the buffer cannot write to its disk, new readings are in memory only: " + text)
 }

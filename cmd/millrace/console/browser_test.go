@@ -14,7 +14,7 @@ import (
 )
 
 // browser opens a page in a real, headless Chromium of the given size.
-func browser(t *testing.T, width, height int) context.Context {
+func browser(t *testing.T, width, height int, more ...chromedp.ExecAllocatorOption) context.Context {
 	t.Helper()
 	path, err := exec.LookPath("chromium")
 	if err != nil {
@@ -22,6 +22,7 @@ func browser(t *testing.T, width, height int) context.Context {
 	}
 	opts := append(chromedp.DefaultExecAllocatorOptions[:], chromedp.ExecPath(path), chromedp.NoSandbox,
 		chromedp.Flag("disable-quic", true), chromedp.Flag("disable-component-update", true), chromedp.WindowSize(width, height))
+	opts = append(opts, more...)
 	ctx, cancel := chromedp.NewExecAllocator(t.Context(), opts...)
 	t.Cleanup(cancel)
 	ctx, cancel = chromedp.NewContext(ctx)
@@ -83,10 +84,74 @@ func TestPageInBrowser(t *testing.T) {
 			}
 			f.change(func(s *Status) {
 				s.Devices[1].State, s.Devices[1].Reason = "online", ""
-				s.Buffer.Error = "no space left on device"
+				s.Buffer.Error = "the disk is full: make room (no space left on device)"
+				s.Buffer.Forecast = Forecast{Known: true, Rate: 1, Holds: 720, HoldsLimit: "memory", Trend: "filling", Left: 600, Full: 1, FullLimit: "memory"}
 			})
-			awaitText(ctx, t, "2 online", "holds new readings in memory only: no space left on device")
+			awaitText(ctx, t, "2 online", "The buffer cannot write: the disk is full: make room", "kept in memory only", "in 10 min", "the memory for readings is full")
+			saveScreenshot(ctx, t, size.name+"-disk-full")
 		})
+	}
+}
+
+// TestOutlookInBrowser: what the page says of the buffer's future, in the
+// time zone of who looks at it.
+func TestOutlookInBrowser(t *testing.T) {
+	t.Parallel()
+	f := &fakeAgent{status: plantStatus()}
+	url := startConsole(t, f)
+	ctx := browser(t, 1200, 900, chromedp.Env("TZ=Asia/Shanghai"))
+	if _, err := chromedp.Run(ctx, chromedp.Navigate(url)); err != nil {
+		t.Fatal(err)
+	}
+	shanghai, err := time.LoadLocation("Asia/Shanghai")
+	if err != nil {
+		t.Fatal(err)
+	}
+	const day = 86400
+	half := time.Now().Truncate(time.Hour).Add(90 * time.Minute) // not near a full hour
+	for _, c := range []struct {
+		name string
+		f    Forecast
+		want []string
+	}{
+		{"not known", Forecast{Trend: "unknown"}, []string{"not known yet"}},
+		{
+			"empty",
+			Forecast{Known: true, Holds: 31 * 3600, HoldsLimit: "max_size", Trend: "empty"},
+			[]string{"Holds an outage of 31 h at the present rate, until its files reach max_size (1.0 GiB)."},
+		},
+		{"for ever", Forecast{Known: true, Holds: 3650 * day, Trend: "empty"}, []string{"Holds an outage of more than a year at the present rate."}},
+		{
+			"filling",
+			Forecast{Known: true, Holds: 31 * 3600, HoldsLimit: "max_size", Trend: "filling", Left: time.Until(half).Seconds(), Full: 1, FullLimit: "max_size"},
+			[]string{"Full at ", half.In(shanghai).Format("15:") + "3", " min, if it goes on like this", "holds an outage of 31 h at the present rate"},
+		},
+		{
+			"filling for days",
+			Forecast{Known: true, Holds: 30 * day, HoldsLimit: "max_age", Trend: "filling", Left: 29 * day, Full: 1, FullLimit: "max_age"},
+			[]string{"Full at " + time.Now().Add(29*24*time.Hour).In(shanghai).Format("Mon"), "in 29 days", "the oldest readings reach max_age"},
+		},
+		{"slowly", Forecast{Known: true, Holds: 3650 * day, Trend: "filling"}, []string{"no limit is near"}},
+		{
+			"full",
+			Forecast{Known: true, Holds: 3600, HoldsLimit: "disk_space", Trend: "full", Full: 1, FullLimit: "disk_space"},
+			[]string{"Full: the oldest readings are being lost, because the disk is full: it has less room than max_size"},
+		},
+		{
+			"draining",
+			Forecast{Known: true, Holds: 31 * 3600, HoldsLimit: "max_size", Trend: "draining", Drained: 720, Empty: 1},
+			[]string{"Empty in 12 min, at "},
+		},
+		{"standing", Forecast{Known: true, Holds: 31 * 3600, Trend: "standing"}, []string{"The backlog stands"}},
+		{"just back", Forecast{Known: true, Holds: 31 * 3600, Trend: "unknown"}, []string{"An uplink is just back"}},
+	} {
+		f.change(func(s *Status) { s.Buffer.Forecast = c.f })
+		awaitText(ctx, t, c.want...)
+		if c.name == "draining" {
+			f.change(func(s *Status) { s.Uplinks[1].Drained = 720 })
+			awaitText(ctx, t, "900 waiting, all sent in 12 min")
+			saveScreenshot(ctx, t, c.name)
+		}
 	}
 }
 

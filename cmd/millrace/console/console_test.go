@@ -54,7 +54,10 @@ func plantStatus() Status {
 	now := time.Now().UnixMilli()
 	return Status{
 		Gateway: "gw-press-01", Group: "plant-2", Version: "1.0.0", Commit: "abc", Go: "go1.26", Started: now - 3_600_000, Now: now,
-		Buffer: Buffer{Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42}},
+		Buffer: Buffer{
+			Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42},
+			Forecast: Forecast{Known: true, Rate: 9625, Holds: 111_600, HoldsLimit: "max_size", Trend: "filling", Left: 26_000, Full: now + 26_000_000, FullLimit: "max_size"},
+		},
 		Uplinks: []Uplink{
 			{Name: "platform", Broker: "mqtt://127.0.0.1:1883", Up: true, Since: now - 60_000, Delivered: 123456, Lag: 3},
 			{Name: "backup", Broker: "mqtts://192.0.2.1:8883", Since: now - 60_000, Reason: "the broker refused the password: check username and password", Lag: 900},
@@ -128,6 +131,12 @@ func TestEndpoints(t *testing.T) {
 		{"/metrics", `millrace_buffer_dropped_readings_total{reason="buffer_full"} 42`, http.StatusOK},
 		{"/metrics", `millrace_scans_missed_total{device="meter-9"} 7`, http.StatusOK},
 		{"/metrics", `millrace_build_info{commit="abc",goversion="go1.26",version="1.0.0"} 1`, http.StatusOK},
+		{"/metrics", "millrace_buffer_holds_seconds 111600\n", http.StatusOK},
+		{"/metrics", "millrace_buffer_full_timestamp_seconds 1.", http.StatusOK},
+		{"/metrics", "millrace_buffer_oldest_timestamp_seconds 1.", http.StatusOK},
+		{"/metrics", "millrace_buffer_outage_growth_bytes_per_second 9625\n", http.StatusOK},
+		{"/metrics", "millrace_buffer_max_bytes 1.073741824e+09\n", http.StatusOK},
+		{"/api/status", `"forecast":{"known":true,"bytes_per_second":9625,"holds_seconds":111600,"holds_limit":"max_size","trend":"filling","left_seconds":26000,"full":`, http.StatusOK},
 		{"/nothing", "not found", http.StatusNotFound},
 	}
 	for _, tc := range tests {

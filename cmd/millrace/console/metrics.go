@@ -16,6 +16,7 @@ type metrics struct {
 
 	readings, scanDuration, scans, missed, lost, up *prometheus.Desc
 	batches, bytes, dropped                         *prometheus.Desc
+	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
 }
@@ -36,6 +37,12 @@ func metricsHandler(s Source) http.Handler {
 		batches:        desc("buffer_batches", "Batches not yet acknowledged by all uplinks."),
 		bytes:          desc("buffer_bytes", "Size of the buffer's files."),
 		dropped:        desc("buffer_dropped_readings_total", "Readings that were given up, announced in gap notices.", "reason"),
+		maxBytes:       desc("buffer_max_bytes", "What buffer_bytes is bounded by: max_size."),
+		growth:         desc("buffer_outage_growth_bytes_per_second", "By how much the buffer grows while an uplink is away, at the present rate of readings. Absent in the first minute after the start."),
+		oldest:         desc("buffer_oldest_timestamp_seconds", "When the oldest batch that waits arrived, in Unix seconds. Absent while none waits."),
+		holds:          desc("buffer_holds_seconds", "How long an outage may last, from an empty buffer on, until the oldest batches are given up. Absent in the first minute after the start."),
+		full:           desc("buffer_full_timestamp_seconds", "When the oldest batches will be given up if all goes on like this, in Unix seconds. Absent while the buffer does not fill."),
+		empty:          desc("buffer_empty_timestamp_seconds", "When all uplinks will have everything if all goes on like this, in Unix seconds. Absent while no backlog gets less."),
 		uplinkUp:       desc("uplink_up", "1 if the uplink is connected.", "uplink"),
 		uplinkBatches:  desc("uplink_batches_total", "Batches the uplink's broker acknowledged.", "uplink"),
 		uplinkLag:      desc("uplink_lag_batches", "Batches that wait for the uplink.", "uplink"),
@@ -53,6 +60,7 @@ func metricsHandler(s Source) http.Handler {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.readings, m.scanDuration, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped,
+		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
 		ch <- d
@@ -74,6 +82,8 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.bufferWritable, truth(s.Buffer.Error == ""))
 	gauge(m.batches, float64(s.Buffer.Batches))
 	gauge(m.bytes, float64(s.Buffer.Bytes))
+	gauge(m.maxBytes, float64(s.Buffer.MaxBytes))
+	m.forecast(&s.Buffer, gauge)
 	for _, reason := range []string{"buffer_full", "too_old", "damaged", "disk_error"} {
 		if s.Buffer.Dropped[reason] == 0 {
 			counter(m.dropped, 0, reason) // so that an alarm can be written before the first loss
@@ -100,6 +110,21 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.lost, d.Lost, d.ID)
 		gauge(m.up, truth(d.State == "online" || d.State == "degraded"), d.ID)
 		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
+	}
+}
+
+// forecast gives what there is of the buffer's times: an alarm on one that is
+// not there is silent.
+func (m *metrics) forecast(b *Buffer, gauge func(d *prometheus.Desc, v float64, labels ...string)) {
+	f := &b.Forecast
+	if f.Known {
+		gauge(m.growth, f.Rate)
+		gauge(m.holds, f.Holds)
+	}
+	for d, ms := range map[*prometheus.Desc]int64{m.oldest: b.Oldest, m.full: f.Full, m.empty: f.Empty} {
+		if ms != 0 {
+			gauge(d, float64(ms)/1000)
+		}
 	}
 }
 

@@ -34,8 +34,36 @@ type Buffer struct {
 	MaxBytes int64             `json:"max_bytes"`
 	Memory   int64             `json:"memory_bytes"`
 	Oldest   int64             `json:"oldest,omitempty"` // when the oldest of them arrived
-	Error    string            `json:"error,omitempty"`  // why it cannot write
+	Error    string            `json:"error,omitempty"`  // why it cannot write, and what to do
 	Dropped  map[string]uint64 `json:"dropped,omitempty"`
+	Forecast Forecast          `json:"forecast"`
+}
+
+// Forecast is the buffer in time: how long an outage it holds and where it is
+// going, if all goes on as in the last minutes.
+type Forecast struct {
+	// Known is false in the first minute of a run; then only Trend counts.
+	Known bool `json:"known"`
+	// Rate is by how much the buffer grows while an uplink is away.
+	Rate float64 `json:"bytes_per_second"`
+	// Holds is how long an outage may last, from an empty buffer on, until
+	// the oldest batches are given up.
+	Holds float64 `json:"holds_seconds"`
+	// HoldsLimit is what ends it: max_size, max_age, disk_space (the disk has
+	// less room than max_size), memory (the disk takes nothing), or nothing.
+	HoldsLimit string `json:"holds_limit,omitempty"`
+	// Trend is unknown, empty (the uplinks keep up), filling, full (the
+	// oldest batches are being given up), standing or draining.
+	Trend string `json:"trend"`
+	// Left and Full are how long it takes and when the oldest batches will be
+	// given up, because of FullLimit; Full is 0 if they will not.
+	Left      float64 `json:"left_seconds,omitempty"`
+	Full      int64   `json:"full,omitempty"`
+	FullLimit string  `json:"full_limit,omitempty"`
+	// Drained and Empty are how long it takes and when all uplinks have
+	// everything; 0 if the backlog does not get less.
+	Drained float64 `json:"drained_seconds,omitempty"`
+	Empty   int64   `json:"empty,omitempty"`
 }
 
 // Uplink is the state of one MQTT destination.
@@ -48,6 +76,9 @@ type Uplink struct {
 	Delivered uint64 `json:"delivered"` // batches acknowledged since the start
 	Lag       uint64 `json:"lag"`       // batches that wait for it
 	InFlight  int    `json:"in_flight"`
+	// Drained is how long it takes until it has what waits for it; 0: it has
+	// no backlog, does not catch up, or it is not known yet.
+	Drained float64 `json:"drained_seconds,omitempty"`
 }
 
 // Device is the state of one device.

@@ -51,6 +51,33 @@ const span = (ms) => {
   return Math.floor(s / 86400) + ' d';
 };
 
+// about is a time to come: nobody needs its last digit.
+const about = (seconds) => {
+  if (seconds < 90) return 'about a minute';
+  if (seconds < 7200) return Math.round(seconds / 60) + ' min';
+  if (seconds < 72 * 3600) return Math.round(seconds / 3600) + ' h';
+  if (seconds < 365 * 86400) return Math.round(seconds / 86400) + ' days';
+  return 'more than a year';
+};
+// clockTime is when that will be, by the clock and in the zone of who looks:
+// the gateway's own may be wrong.
+const clockTime = (seconds) => {
+  const step = (seconds < 7200 ? 1 : 10) * 60000;
+  const t = new Date(Math.round((Date.now() + seconds * 1000) / step) * step);
+  const time = t.toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
+  if (t.toDateString() === new Date().toDateString()) return time;
+  return t.toLocaleDateString('en-GB', { weekday: 'short', day: 'numeric', month: 'short' }) + ', ' + time;
+};
+// Why readings were given up: the reasons of gap notices.
+const losses = { buffer_full: 'the buffer was full', too_old: 'too old', damaged: 'a damaged file', disk_error: 'the disk took nothing' };
+// What ends the buffer, after 'until'.
+const limits = {
+  max_size: (b) => 'its files reach max_size (' + bytes(b.max_bytes) + ')',
+  max_age: () => 'the oldest readings reach max_age',
+  disk_space: () => 'the disk is full: it has less room than max_size',
+  memory: () => 'the memory for readings is full, as the disk takes none',
+};
+
 function draw(s) {
   status = s;
   document.title = 'Millrace ' + s.gateway;
@@ -58,7 +85,7 @@ function draw(s) {
   byId('version').textContent = 'Millrace ' + s.version + ', running for ' + span(s.now - s.started);
   const warnings = [];
   if (s.config.error) warnings.push('The changed configuration was refused, the old one is in force: ' + s.config.error);
-  if (s.buffer.error) warnings.push('The buffer cannot write to its disk and holds new readings in memory only: ' + s.buffer.error);
+  if (s.buffer.error) warnings.push('The buffer cannot write: ' + s.buffer.error + '.\nNew readings are kept in memory only, and a power cut loses them.');
   byId('warning').hidden = warnings.length === 0;
   byId('warning').textContent = warnings.join('\n');
   drawUplinks(s);
@@ -71,21 +98,47 @@ function drawUplinks(s) {
     const card = el('div', 'card',
       el('div', 'row', el('strong', '', u.name), el('span', 'pill ' + (u.up ? 'good' : 'bad'), u.up ? 'connected' : 'not connected')),
       el('div', 'dim', u.broker + ' · for ' + span(s.now - u.since)),
-      el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting'));
+      el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting' + (u.drained_seconds ? ', all sent in ' + about(u.drained_seconds) : '')));
     if (!u.up && u.reason) card.append(el('p', 'reason', u.reason));
     return card;
   }));
 }
 
+// outlook is the buffer in time: what an engineer asks of it.
+function outlook(b) {
+  const f = b.forecast;
+  if (!f.known) return ['off', '', 'How long an outage the buffer holds is not known yet: that takes a minute of readings.'];
+  const until = limits[f.holds_limit];
+  const holds = 'holds an outage of ' + about(f.holds_seconds) + ' at the present rate';
+  const whole = 'An empty buffer ' + holds + (until ? ', until ' + until(b) : '') + '.';
+  switch (f.trend) {
+    case 'filling':
+      if (!f.full) return ['warn', 'Filling', ', but so slowly that no limit is near.'];
+      return [f.left_seconds < 3600 ? 'bad' : 'warn', 'Full at ' + clockTime(f.left_seconds),
+        ', in ' + about(f.left_seconds) + ', if it goes on like this: then ' + limits[f.full_limit](b) + ' and the oldest readings are lost. An empty buffer ' + holds + '.'];
+    case 'full':
+      return ['bad', 'Full', ': the oldest readings are being lost, because ' + limits[f.full_limit](b) + '. An empty buffer ' + holds + '.'];
+    case 'draining':
+      return ['good', 'Empty in ' + about(f.drained_seconds), ', at ' + clockTime(f.drained_seconds) + ', if the uplinks go on like this. ' + whole];
+    case 'standing':
+      return ['warn', 'The backlog stands', ': the uplink takes as much as comes in, and no more. ' + whole];
+    case 'unknown':
+      return ['off', 'An uplink is just back', ': how fast it catches up shows in a few seconds. ' + whole];
+  }
+  return ['', 'Holds an outage of ' + about(f.holds_seconds), ' at the present rate' + (until ? ', until ' + until(b) : '') + '.'];
+}
+
 function drawBuffer(s) {
   const b = s.buffer;
+  const [colour, lead, rest] = outlook(b);
+  byId('outlook').replaceChildren(el('strong', colour, lead), rest);
   const facts = [
     ['Batches waiting', count(b.batches)],
     ['Age of the oldest', b.oldest ? span(s.now - b.oldest) : '–'],
     ['In memory', bytes(b.memory_bytes)],
     ['On disk', bytes(b.bytes) + ' of ' + bytes(b.max_bytes)],
   ];
-  for (const [reason, n] of Object.entries(b.dropped || {})) facts.push(['Readings lost: ' + reason, count(n)]);
+  for (const [reason, n] of Object.entries(b.dropped || {})) facts.push(['Readings lost: ' + (losses[reason] || reason), count(n)]);
   byId('buffer').replaceChildren(...facts.map(([k, v]) => el('div', '', el('dt', '', k), el('dd', '', v))));
 }
 

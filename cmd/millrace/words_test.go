@@ -1,0 +1,31 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"millrace/buffer"
+)
+
+func TestDiskWords(t *testing.T) {
+	t.Parallel()
+	const dir, detail = "/data/buffer", "write /data/buffer/x.seg: the system's words"
+	for trouble, want := range map[buffer.Trouble]string{
+		buffer.TroubleFull:     "make room",
+		buffer.TroubleReadOnly: "read-only",
+		buffer.TroubleRights:   "belong to the user",
+		buffer.TroubleMissing:  "mount its disk",
+		buffer.TroubleDevice:   "reports faults",
+		buffer.TroubleOther:    "writing to",
+	} {
+		got := diskWords(trouble, dir, detail)
+		for _, w := range []string{want, dir, detail} {
+			if !strings.Contains(got, w) {
+				t.Errorf("%s: %q does not say %q", trouble, got, w)
+			}
+		}
+	}
+	if got := diskWords(buffer.TroubleNone, dir, ""); got != "" {
+		t.Errorf("no trouble: %q", got)
+	}
+}
