@@ -110,7 +110,7 @@ type flow struct {
 	sample   sample
 	room     int64 // what the file system has for our files, those that are there included; -1: not known
 	lookedAt time.Duration
-	lost     uint64 // readings dropped at limits when nothing filled
+	lost     uint64 // batches dropped at limits when nothing filled
 }
 
 // sample is a copy of some records, for the writer to compress: while the
@@ -346,7 +346,7 @@ func (f *flow) rates(at time.Duration, appended uint64, in *outlook) (bytes floa
 // markFull tells a buffer that fills from one that gives up its oldest
 // batches already: that makes room each time, but only for a while.
 func (b *Buffer) markFull(f *Forecast) {
-	lost := b.counts.dropped[ReasonFull] + b.counts.dropped[ReasonOld] + b.counts.dropped[ReasonDisk]
+	lost := b.counts.batches[ReasonFull] + b.counts.batches[ReasonOld] + b.counts.batches[ReasonDisk]
 	switch {
 	case f.Trend != TrendFilling:
 		b.flow.lost = lost

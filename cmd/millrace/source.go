@@ -67,7 +67,7 @@ func (s *source) Status() console.Status {
 func bufferStatus(b *buffer.Stats, dir string) console.Buffer {
 	out := console.Buffer{
 		Batches: b.Batches, Bytes: b.DiskBytes, MaxBytes: b.MaxBytes, Memory: b.TailBytes,
-		Error: diskWords(b.Trouble, dir, b.DiskError), Dropped: b.Dropped, Forecast: forecastStatus(&b.Forecast),
+		Error: diskWords(b.Trouble, dir, b.DiskError), Dropped: b.Dropped, DroppedBatches: b.DroppedBatches, Forecast: forecastStatus(&b.Forecast),
 	}
 	if !b.Oldest.IsZero() {
 		out.Oldest = b.Oldest.UnixMilli()

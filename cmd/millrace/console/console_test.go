@@ -55,7 +55,7 @@ func plantStatus() Status {
 	return Status{
 		Gateway: "gw-press-01", Group: "plant-2", Version: "1.0.0", Commit: "abc", Go: "go1.26", Started: now - 3_600_000, Now: now,
 		Buffer: Buffer{
-			Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42},
+			Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42}, DroppedBatches: map[string]uint64{"buffer_full": 2, "damaged": 7},
 			Forecast: Forecast{Known: true, Rate: 9625, Holds: 111_600, HoldsLimit: "max_size", Trend: "filling", Left: 26_000, Full: now + 26_000_000, FullLimit: "max_size"},
 		},
 		Uplinks: []Uplink{
@@ -129,6 +129,7 @@ func TestEndpoints(t *testing.T) {
 		{"/metrics", `millrace_scan_duration_seconds_bucket{device="press-1",le="0.001"} 7`, http.StatusOK},
 		{"/metrics", `millrace_uplink_lag_batches{uplink="backup"} 900`, http.StatusOK},
 		{"/metrics", `millrace_buffer_dropped_readings_total{reason="buffer_full"} 42`, http.StatusOK},
+		{"/metrics", `millrace_buffer_dropped_batches_total{reason="damaged"} 7`, http.StatusOK},
 		{"/metrics", `millrace_scans_missed_total{device="meter-9"} 7`, http.StatusOK},
 		{"/metrics", `millrace_build_info{commit="abc",goversion="go1.26",version="1.0.0"} 1`, http.StatusOK},
 		{"/metrics", "millrace_buffer_holds_seconds 111600\n", http.StatusOK},

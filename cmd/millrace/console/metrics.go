@@ -15,7 +15,7 @@ type metrics struct {
 	source Source
 
 	readings, scanDuration, scans, missed, lost, up *prometheus.Desc
-	batches, bytes, dropped                         *prometheus.Desc
+	batches, bytes, dropped, droppedBatches         *prometheus.Desc
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
@@ -43,6 +43,7 @@ func metricsHandler(s Source) http.Handler {
 		holds:          desc("buffer_holds_seconds", "How long an outage may last, from an empty buffer on, until the oldest batches are given up. Absent in the first minute after the start."),
 		full:           desc("buffer_full_timestamp_seconds", "When the oldest batches will be given up if all goes on like this, in Unix seconds. Absent while the buffer does not fill."),
 		empty:          desc("buffer_empty_timestamp_seconds", "When all uplinks will have everything if all goes on like this, in Unix seconds. Absent while no backlog gets less."),
+		droppedBatches: desc("buffer_dropped_batches_total", "Batches that were given up, announced in gap notices.", "reason"),
 		uplinkUp:       desc("uplink_up", "1 if the uplink is connected.", "uplink"),
 		uplinkBatches:  desc("uplink_batches_total", "Batches the uplink's broker acknowledged.", "uplink"),
 		uplinkLag:      desc("uplink_lag_batches", "Batches that wait for the uplink.", "uplink"),
@@ -59,7 +60,7 @@ func metricsHandler(s Source) http.Handler {
 // Describe is for prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.readings, m.scanDuration, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped,
+		m.readings, m.scanDuration, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
@@ -85,14 +86,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.maxBytes, float64(s.Buffer.MaxBytes))
 	m.forecast(&s.Buffer, gauge)
 	for _, reason := range []string{"buffer_full", "too_old", "damaged", "disk_error"} {
-		if s.Buffer.Dropped[reason] == 0 {
-			counter(m.dropped, 0, reason) // so that an alarm can be written before the first loss
-		}
-	}
-	for reason, n := range s.Buffer.Dropped {
-		if n > 0 {
-			counter(m.dropped, n, reason)
-		}
+		// From 0 on, so that an alarm can be written before the first loss.
+		counter(m.dropped, s.Buffer.Dropped[reason], reason)
+		counter(m.droppedBatches, s.Buffer.DroppedBatches[reason], reason)
 	}
 	for i := range s.Uplinks {
 		u := &s.Uplinks[i]

@@ -33,10 +33,13 @@ type Buffer struct {
 	Bytes    int64             `json:"bytes"`   // on disk
 	MaxBytes int64             `json:"max_bytes"`
 	Memory   int64             `json:"memory_bytes"`
-	Oldest   int64             `json:"oldest,omitempty"` // when the oldest of them arrived
-	Error    string            `json:"error,omitempty"`  // why it cannot write, and what to do
-	Dropped  map[string]uint64 `json:"dropped,omitempty"`
-	Forecast Forecast          `json:"forecast"`
+	Oldest   int64             `json:"oldest,omitempty"`  // when the oldest of them arrived
+	Error    string            `json:"error,omitempty"`   // why it cannot write, and what to do
+	Dropped  map[string]uint64 `json:"dropped,omitempty"` // readings given up, by reason
+	// DroppedBatches held them. Of a damaged file, the readings may not be
+	// known and the batches are.
+	DroppedBatches map[string]uint64 `json:"dropped_batches,omitempty"`
+	Forecast       Forecast          `json:"forecast"`
 }
 
 // Forecast is the buffer in time: how long an outage it holds and where it is

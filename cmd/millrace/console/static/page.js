@@ -138,7 +138,10 @@ function drawBuffer(s) {
     ['In memory', bytes(b.memory_bytes)],
     ['On disk', bytes(b.bytes) + ' of ' + bytes(b.max_bytes)],
   ];
-  for (const [reason, n] of Object.entries(b.dropped || {})) facts.push(['Readings lost: ' + (losses[reason] || reason), count(n)]);
+  for (const [reason, n] of Object.entries(b.dropped_batches || {})) {
+    const readings = (b.dropped || {})[reason];
+    facts.push(['Lost: ' + (losses[reason] || reason), count(n) + ' batches' + (readings ? ', ' + count(readings) + ' readings' : '')]);
+  }
   byId('buffer').replaceChildren(...facts.map(([k, v]) => el('div', '', el('dt', '', k), el('dd', '', v))));
 }
 
