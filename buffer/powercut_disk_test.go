@@ -3,7 +3,6 @@ package buffer
 import (
 	"bufio"
 	"bytes"
-	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -22,6 +21,7 @@ const sector = 512
 type diskFile struct {
 	ops   []fileOp
 	syncs []span2
+	size  int64
 }
 
 // span2 is when a system call began and when it returned, in lines of the
@@ -72,6 +72,7 @@ type openFD struct {
 	path string
 	file *diskFile // nil: a directory
 	pos  int64
+	end  bool // writes go to the end
 }
 
 type begun struct {
@@ -144,13 +145,16 @@ func (t *traceReader) call(name string, args []string, result string, s span2) e
 	}
 	switch name {
 	case "openat":
-		return t.open(unhex(args[1]), args[2], result, s)
+		t.open(unhex(args[1]), args[2], result, s)
 	case "close":
 		delete(t.fds, args[0])
 	case "write":
 		if args[0] == "1" {
 			t.note(unhex(args[1]), s)
 		} else if f := t.fds[args[0]]; f != nil && f.file != nil {
+			if f.end {
+				f.pos = f.file.size
+			}
 			t.write(f.file, f.pos, unhex(args[1])[:n], s)
 			f.pos += n
 		}
@@ -202,11 +206,11 @@ func (t *traceReader) inside(path string) string {
 	return name
 }
 
-func (t *traceReader) open(path, flags, fd string, s span2) error {
+func (t *traceReader) open(path, flags, fd string, s span2) {
 	name := t.inside(path)
 	if name == "" {
 		delete(t.fds, fd)
-		return nil
+		return
 	}
 	f := t.present[name]
 	switch {
@@ -216,22 +220,21 @@ func (t *traceReader) open(path, flags, fd string, s span2) error {
 		t.log.names = append(t.log.names, nameOp{span2: s, name: name, file: f})
 	case f != nil && strings.Contains(flags, "O_TRUNC"):
 		f.ops = append(f.ops, fileOp{span2: s})
+		f.size = 0
 	}
-	if strings.Contains(flags, "O_APPEND") {
-		return errors.New("O_APPEND is not understood")
-	}
-	t.fds[fd] = &openFD{path: name, file: f}
-	return nil
+	t.fds[fd] = &openFD{path: name, file: f, end: strings.Contains(flags, "O_APPEND")}
 }
 
 func (t *traceReader) write(f *diskFile, at int64, data string, s span2) {
 	f.ops = append(f.ops, fileOp{span2: s, at: at, data: []byte(data)})
+	f.size = max(f.size, at+int64(len(data)))
 }
 
 func (t *traceReader) resize(f *diskFile, size string, s span2) error {
 	n, err := strconv.ParseInt(size, 0, 64)
 	if f != nil && err == nil {
 		f.ops = append(f.ops, fileOp{span2: s, at: n})
+		f.size = n
 	}
 	return err
 }
