@@ -34,8 +34,15 @@ type Options struct {
 	// Stream is the id of this run: letters, digits and '_', and never used
 	// before.
 	Stream string
-	// Now is the wall clock, for MaxAge; nil: time.Now.
+	// Now is the wall clock; nil: time.Now.
 	Now func() time.Time
+	// Mono is the time since the machine's boot, which nobody sets; nil: the
+	// system's. Boot is the boot's id; "": the system's. They are for tests.
+	Mono func() time.Duration
+	Boot string
+	// ClockSet, if not nil, is called after somebody set the wall clock, by a
+	// goroutine of the buffer. It must not wait.
+	ClockSet func()
 	// Log gets what a person should know; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -81,7 +88,7 @@ type Buffer struct {
 	o       Options
 	log     *slog.Logger
 	started time.Time
-	booted  time.Duration // the machine's monotonic clock when the buffer was opened
+	booted  time.Duration // the time since the machine's boot when the buffer was opened
 
 	done   chan struct{} // closed by Close: the forwarders end
 	kick   chan struct{} // wakes the writer; holds one
@@ -104,6 +111,7 @@ type Buffer struct {
 	uplinks  map[string]*uplink
 	removed  []string // uplinks that state.db has to forget
 	schemas  schemaCache
+	clocks   clocks
 	parked   bool // the writer waits for the next record
 	urged    bool // the writer was told that the tail fills
 	arming   bool // the writer was told that cursors moved
@@ -124,12 +132,12 @@ func Open(o Options) (*Buffer, error) {
 		return nil, err
 	}
 	b := &Buffer{
-		o: o, log: o.Log, started: time.Now(), booted: monotonic(),
+		o: o, log: o.Log, started: time.Now(), booted: sinceBoot(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
 		patience: ackPatience,
 		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
-		schemas: newSchemaCache(),
-		counts:  counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
+		schemas: newSchemaCache(), clocks: newClocks(o.Boot, o.Stream),
+		counts: counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
 	}
 	if err := b.w.init(o.Stream); err != nil {
 		return nil, err
@@ -151,7 +159,6 @@ func (b *Buffer) Append(r Record) (seq uint64, err error) {
 	if len(r.Data) > maxRecordSize || int64(len(r.Data)) > b.o.TailBytes/2 {
 		return 0, fmt.Errorf("a record of %d bytes: %w (at most %d)", len(r.Data), ErrTooLarge, min(maxRecordSize, b.o.TailBytes/2))
 	}
-	at := b.clock()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.closed {
@@ -162,7 +169,8 @@ func (b *Buffer) Append(r Record) (seq uint64, err error) {
 	}
 	b.makeRoom(int64(len(r.Data)))
 	seq = b.tail.next()
-	b.tail.push(&r, at, (b.booted + at).Milliseconds())
+	at := b.clock()
+	b.tail.push(&r, at, b.observe())
 	b.pending += entryCost(len(r.Data))
 	b.counts.appended++
 	b.note(&r, at)
@@ -213,7 +221,8 @@ func (b *Buffer) makeRoom(size int64) {
 
 // giveUp announces to all uplinks that a record in the tail will not come.
 func (b *Buffer) giveUp(seq uint64) {
-	r := b.tail.record(seq)
+	r, e := b.tail.record(seq), b.tail.entry(seq)
+	at := e.time - e.stepped(b.clocks.mine)
 	missed := false
 	for _, u := range b.uplinks {
 		if len(u.uncovered(b.ord, seq, seq)) == 0 {
@@ -222,7 +231,7 @@ func (b *Buffer) giveUp(seq uint64) {
 		missed = true
 		u.miss(b.ord, Gap{
 			Stream: b.o.Stream, From: seq, To: seq, Readings: uint64(r.Readings),
-			Reason: ReasonDisk, Oldest: r.Time, Newest: r.Time,
+			Reason: ReasonDisk, Oldest: at, Newest: at,
 		})
 		u.wake()
 	}

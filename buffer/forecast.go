@@ -300,7 +300,7 @@ func (b *Buffer) forecast(s *Stats) Forecast {
 	if at >= settleTime {
 		b.readMeters(at)
 	}
-	in := outlook{now: b.o.Now(), maxAge: b.o.MaxAge, oldest: s.Oldest}
+	in := outlook{now: b.Now(), maxAge: b.o.MaxAge, oldest: s.Oldest}
 	bytes, known := b.flow.rates(at, b.counts.appended, &in)
 	if b.diskWorks() {
 		known = known && b.flow.ratio > 0
@@ -352,7 +352,7 @@ func (b *Buffer) markFull(f *Forecast) {
 		b.flow.lost = lost
 	case lost > b.flow.lost:
 		f.Trend = TrendFull
-		f.Left, f.Full = 0, b.o.Now()
+		f.Left, f.Full = 0, b.Now()
 	}
 }
 

@@ -248,9 +248,10 @@ func (f *forwarder) sendBatch(ctx context.Context) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r := &bt.recs[bt.at]
-		token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: r.Time, readings: r.Readings})
-		if err := f.p.Send(ctx, token, *r); err != nil {
+		r := bt.recs[bt.at]
+		plain := f.b.date(bt, &r)
+		token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings})
+		if err := f.p.Send(ctx, token, r); err != nil {
 			f.b.recall(f.u, token)
 			return err
 		}
@@ -267,6 +268,7 @@ func (f *forwarder) sendGap(ctx context.Context, g *pendingGap) error {
 	v := f.u.view(g)
 	g.flying = true
 	token := f.u.launch(flight{at: g.end(), time: v.Oldest, gap: true})
+	v.Oldest, v.Newest = f.b.clocks.wall(g.ord, v.Oldest), f.b.clocks.wall(g.ord, v.Newest)
 	f.b.mu.Unlock()
 	if err := f.p.SendGap(ctx, token, v); err != nil {
 		f.b.recall(f.u, token)

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 const (
@@ -19,9 +21,6 @@ const (
 
 	// maxMeasures: after so many attempts a gap's readings may be too many.
 	maxMeasures = 5
-
-	// Times before this one are those of a clock that was never set.
-	firstSaneTime = 1577836800000 // 2020-01-01 in Unix ms
 )
 
 // reclaim unlinks the segments that every uplink has passed.
@@ -151,36 +150,6 @@ func (b *Buffer) dropSetAside() bool {
 	return true
 }
 
-// keepAge gives up segments in which all is too old, and returns when to look
-// again.
-func (b *Buffer) keepAge() time.Duration {
-	if b.o.MaxAge <= 0 {
-		return forever
-	}
-	if wait := b.w.lookedAt + lookEvery - b.clock(); b.w.lookedAt > 0 && wait > 0 {
-		return wait
-	}
-	b.w.lookedAt = b.clock()
-	limit := b.o.Now().Add(-b.o.MaxAge).UnixMilli()
-	for limit > firstSaneTime {
-		s := b.oldestSegment()
-		if s == nil {
-			return forever
-		}
-		b.mu.Lock()
-		old := s.newest < limit && s.newest > firstSaneTime
-		b.mu.Unlock()
-		if !old {
-			break
-		}
-		if err := b.evict(s, ReasonOld); err != nil {
-			b.diskSays(err)
-			break
-		}
-	}
-	return lookEvery
-}
-
 // evict gives up a whole segment: it tells every uplink exactly what it will
 // not get, makes that durable, and unlinks the file.
 func (b *Buffer) evict(s *segment, reason string) error {
@@ -235,12 +204,13 @@ func (b *Buffer) fits(m *measure, s *segment) bool {
 // an uplink's cursor stands in, what their records say.
 type measure struct {
 	spans []span
+	clock *clock.History
 }
 
 // span is one chunk, or one record.
 type span struct {
 	first, last    uint64
-	oldest, newest int64
+	oldest, newest int64 // plain time: see clocks
 	readings       uint64
 }
 
@@ -255,6 +225,7 @@ func (b *Buffer) measureSegment(s *segment) *measure {
 	}
 	defer b.disk.files.release(s)
 	b.mu.Lock()
+	_, m.clock = b.clocks.origin(s.ord)
 	var cursors []place
 	for _, u := range b.uplinks {
 		// Cursors move on meanwhile: split as far as what is on its way.
@@ -293,7 +264,8 @@ func (m *measure) add(s *segment, v []byte, cursors []place, dec *chunkDecoder) 
 	if err != nil {
 		return
 	}
-	whole := span{h.first, h.last(), h.oldest, h.newest, h.readings}
+	set := stepped(m.clock, &h)
+	whole := span{h.first, h.last(), h.oldest - set, h.newest - set, h.readings}
 	// They come in pairs: from what is acknowledged to what is handed over.
 	inside := false
 	for i := 0; i+1 < len(cursors); i += 2 {
@@ -315,7 +287,7 @@ func (m *measure) add(s *segment, v []byte, cursors []place, dec *chunkDecoder) 
 	}
 	for i := range recs {
 		r := &recs[i]
-		m.spans = append(m.spans, span{r.Seq, r.Seq, r.Time, r.Time, uint64(r.Readings)})
+		m.spans = append(m.spans, span{r.Seq, r.Seq, r.Time - set, r.Time - set, uint64(r.Readings)})
 	}
 }
 

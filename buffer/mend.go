@@ -273,5 +273,6 @@ func (b *Buffer) everything() *change {
 	}
 	c := b.collect()
 	c.streams, c.values = streams, maps.Clone(b.w.values)
+	c.boots, c.clocks = b.clocks.everything()
 	return c
 }

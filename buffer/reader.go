@@ -29,13 +29,22 @@ const (
 // batch is what a forwarder copied out of the buffer. It belongs to one
 // forwarder and is used again and again.
 type batch struct {
-	ord     uint64
-	recs    []Record
-	at      int // the next one to be sent
-	arena   []byte
-	stored  []byte // chunks as they are on the disk
-	heads   []chunkHeader
-	ends    []int
+	ord    uint64
+	recs   []Record
+	at     int // the next one to be sent
+	arena  []byte
+	stored []byte // chunks as they are on the disk
+	heads  []chunkHeader
+	ends   []int
+
+	stepped      []int64 // by record: how far the clock had been set when it arrived
+	chunkStepped []int64 // the same by chunk
+
+	// What corrects its times, as of so many changes of the clock.
+	base    int64
+	set     bool
+	changes uint64
+
 	decoder *chunkDecoder
 }
 
@@ -120,6 +129,7 @@ func (b *Buffer) copyTail(bt *batch, from, to uint64) {
 		last = seq
 	}
 	bt.room(size)
+	h := b.clocks.mine
 	for seq := from; seq <= last; seq++ {
 		r := b.tail.record(seq)
 		start := len(bt.arena)
@@ -127,12 +137,13 @@ func (b *Buffer) copyTail(bt *batch, from, to uint64) {
 		r.Data = bt.arena[start:len(bt.arena):len(bt.arena)]
 		r.Stream = b.o.Stream
 		bt.recs = append(bt.recs, r)
+		bt.stepped = append(bt.stepped, b.tail.entry(seq).stepped(h))
 	}
 }
 
 func (bt *batch) reset(ord uint64) {
-	bt.ord, bt.at = ord, 0
-	bt.recs, bt.arena = bt.recs[:0], bt.arena[:0]
+	bt.ord, bt.at, bt.changes = ord, 0, 0
+	bt.recs, bt.stepped, bt.arena = bt.recs[:0], bt.stepped[:0], bt.arena[:0]
 }
 
 // room makes the arena large enough for size bytes: Data points into it.
@@ -164,6 +175,7 @@ func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until 
 			return stepAgain, nil
 		}
 	}
+	b.dateChunks(bt)
 	if err := bt.unpack(s.stream, expected, until); err != nil {
 		return stepAgain, err
 	}
@@ -282,14 +294,18 @@ func (bt *batch) unpack(stream string, expected, until uint64) error {
 		}
 		bt.recs, bt.arena = recs, arena
 		start = bt.ends[i]
-	}
-	keep := bt.recs[:0]
-	for _, r := range bt.recs {
-		if r.Seq >= expected && r.Seq <= until {
-			r.Stream = stream
-			keep = append(keep, r)
+		for len(bt.stepped) < len(recs) {
+			bt.stepped = append(bt.stepped, bt.chunkStepped[i])
 		}
 	}
-	bt.recs = keep
+	n := 0
+	for i, r := range bt.recs {
+		if r.Seq >= expected && r.Seq <= until {
+			r.Stream = stream
+			bt.recs[n], bt.stepped[n] = r, bt.stepped[i]
+			n++
+		}
+	}
+	bt.recs, bt.stepped = bt.recs[:n], bt.stepped[:n]
 	return nil
 }

@@ -9,10 +9,14 @@ import (
 type Record struct {
 	Stream   string // id of the agent's run; set by the buffer
 	Seq      uint64 // 1, 2, 3… without holes in its stream; set by Append
-	Time     int64  // Unix ms when the readings arrived
+	Time     int64  // Unix ms when the readings arrived; corrected by what became known of the clock since
 	Schema   uint64 // what PutSchema was called with
 	Readings int    // how many readings Data holds
 	Data     []byte // opaque; valid only during the call that hands it over
+
+	// ClockUnset: the clock was never set in the boot that the record is of,
+	// so that Time is not to be trusted. Set by the buffer.
+	ClockUnset bool
 }
 
 // Gap says that the records From to To of a stream will never come.

@@ -36,6 +36,7 @@ func (b *Buffer) recover() error {
 	for _, name := range b.o.Uplinks {
 		b.uplinks[name] = newUplink(name, cursor{at: place{b.ord, 0}}, nil)
 	}
+	b.startClock()
 	return nil
 }
 
@@ -66,12 +67,14 @@ func (b *Buffer) takeOver() error {
 	b.segments = segments
 	b.ord = nextOrdinal(im, segments)
 	b.takeUplinks(im, rebuilt)
+	b.clocks.take(im)
 	b.mu.Unlock()
 	if err := b.streamIsNew(im, segments); err != nil {
 		b.disk = nil
 		return errors.Join(err, d.close())
 	}
 	b.examine(im, suspect)
+	b.startClock()
 	b.begin(im)
 	return nil
 }
@@ -287,7 +290,7 @@ func (b *Buffer) look(s *segment) error {
 		return err
 	}
 	defer b.disk.files.release(s)
-	if err := inspect(db, s); err != nil {
+	if err := inspect(db, s, &b.clocks); err != nil {
 		if errors.Is(err, errBroken) {
 			b.disk.files.abandon(s)
 		}
@@ -326,12 +329,14 @@ func (b *Buffer) clampOverlaps() {
 func (b *Buffer) begin(im *stateImage) {
 	b.mu.Lock()
 	c := b.collect()
-	b.mu.Unlock()
 	for ord := range im.streams {
-		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.ord == ord }) {
+		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.ord == ord }) && !b.owesGap(ord) {
 			c.pruned = append(c.pruned, ord)
 		}
 	}
+	c.bootsGone = b.clocks.prune(c.pruned)
+	b.clocks.toSave(c)
+	b.mu.Unlock()
 	_, err := b.disk.state.write(c)
 	b.diskSize()
 	if err != nil {
@@ -340,6 +345,17 @@ func (b *Buffer) begin(im *stateImage) {
 		b.mu.Unlock()
 		b.diskSays(err)
 	}
+}
+
+// owesGap tells whether some uplink has still to be told of a gap in a stream:
+// the times in it hang on the stream's boot.
+func (b *Buffer) owesGap(ord uint64) bool {
+	for _, u := range b.uplinks {
+		if slices.ContainsFunc(u.gaps, func(g *pendingGap) bool { return g.ord == ord }) {
+			return true
+		}
+	}
+	return false
 }
 
 // adoptLater tries the directory again that could not be used at the start

@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 // A row of state.db ends with a checksum of its bucket's name, its key and
@@ -113,6 +115,7 @@ func newStateImage() *stateImage {
 	return &stateImage{
 		streams: make(map[uint64]string), cursors: make(map[string]cursor),
 		gaps: make(map[string][]*pendingGap), segments: make(map[place]summary), values: make(map[string][]byte),
+		boots: make(map[uint64]string), clocks: make(map[string]*clock.History),
 	}
 }
 
@@ -166,6 +169,15 @@ func (im *stateImage) take(trail []string, key, value []byte) bool {
 		if ok = ok && len(key) == 8; ok {
 			im.streams[binary.BigEndian.Uint64(key)] = string(value)
 		}
+	case bucketBoots:
+		if ok = ok && len(key) == 8; ok {
+			im.boots[binary.BigEndian.Uint64(key)] = string(value)
+		}
+	case bucketClocks:
+		h, parsed := clock.Parse(value)
+		if ok = ok && parsed; ok {
+			im.clocks[string(key)] = h
+		}
 	case bucketCursors:
 		c, parsed := parseCursor(value)
 		if ok = ok && parsed; ok {
@@ -194,5 +206,5 @@ func (im *stateImage) take(trail []string, key, value []byte) bool {
 
 // all returns the change that brings the whole image into a new file.
 func (im *stateImage) all() *change {
-	return &change{streams: im.streams, cursors: im.cursors, gaps: im.gaps, sealed: im.segments, values: im.values}
+	return &change{streams: im.streams, cursors: im.cursors, gaps: im.gaps, sealed: im.segments, values: im.values, boots: im.boots, clocks: im.clocks}
 }

@@ -11,6 +11,8 @@ import (
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 const scanWindow = 1 << 20
@@ -29,7 +31,10 @@ func (b *Buffer) rescue(s *segment, cause error) {
 	if at < 0 {
 		return // somebody else did it
 	}
-	saved, err := salvageSegment(s, b.o.SegmentSize)
+	b.mu.Lock()
+	boot, h := b.clocks.origin(s.ord)
+	b.mu.Unlock()
+	saved, err := salvageSegment(s, b.o.SegmentSize, boot, h)
 	if err == nil && saved.last >= saved.first {
 		saved.last = max(saved.last, expected)
 		err = b.replace(s, saved)
@@ -109,8 +114,9 @@ type found struct {
 
 // salvageSegment writes all that is readable in s's file into a new segment
 // beside it. The segment it returns is empty if there is nothing.
-func salvageSegment(s *segment, segmentSize int64) (*segment, error) {
+func salvageSegment(s *segment, segmentSize int64, boot string, h *clock.History) (*segment, error) {
 	saved := newSegment(filepath.Dir(s.path), s.ord, s.stream, s.first)
+	saved.boot, saved.clock = boot, h.Append(nil)
 	f, err := os.Open(s.path)
 	if err != nil {
 		return saved, err
@@ -133,7 +139,7 @@ func salvageSegment(s *segment, segmentSize int64) (*segment, error) {
 			return saved, errors.Join(err, closeBolt(db))
 		}
 		l.ends = append(l.ends, len(l.data))
-		saved.cover(&c.head)
+		saved.cover(&c.head, stepped(h, &c.head))
 		if len(l.data) < maxLoad && i < len(chunks)-1 {
 			continue
 		}

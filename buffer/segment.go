@@ -13,6 +13,8 @@ import (
 	"strconv"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 const (
@@ -28,6 +30,8 @@ const (
 	keyVersion = "version"
 	keyStream  = "stream"
 	keyOrdinal = "ordinal"
+	keyBoot    = "boot"
+	keyClock   = "clock"
 
 	schemaMagic      = "MRSZ"
 	schemaHeaderSize = 20
@@ -50,9 +54,12 @@ type segment struct {
 	active bool   // records are still appended to it
 	sealed bool   // its summary is in state.db
 
-	oldest, newest int64 // Unix ms
+	oldest, newest int64 // plain time: see clocks
 	readings       uint64
 	size           int64
+
+	boot  string // which boot it is of, for its meta
+	clock []byte // what is known of that boot's clock when the file is made
 
 	open openState
 }
@@ -62,9 +69,10 @@ func (s *segment) end() place    { return place{s.ord, s.last} }
 func (s *segment) start() place  { return place{s.ord, s.first} }
 func (s *segment) count() uint64 { return s.last - s.first + 1 }
 
-func (s *segment) cover(h *chunkHeader) {
+// cover notes a chunk in s; stepped is by how much the clock had been set.
+func (s *segment) cover(h *chunkHeader, stepped int64) {
 	s.last = max(s.last, h.last())
-	s.oldest, s.newest = min(s.oldest, h.oldest), max(s.newest, h.newest)
+	s.oldest, s.newest = min(s.oldest, h.oldest-stepped), max(s.newest, h.newest-stepped)
 	s.readings += h.readings
 }
 
@@ -190,7 +198,9 @@ func fillSegment(path string, s *segment, l *load, segmentSize int64) (db *bolt.
 		err := errors.Join(
 			meta.Put([]byte(keyVersion), []byte{segmentVersion}),
 			meta.Put([]byte(keyStream), []byte(s.stream)),
-			meta.Put([]byte(keyOrdinal), seqKey(s.ord)))
+			meta.Put([]byte(keyOrdinal), seqKey(s.ord)),
+			meta.Put([]byte(keyBoot), []byte(s.boot)),
+			meta.Put([]byte(keyClock), s.clock))
 		if err != nil {
 			return err
 		}
@@ -214,17 +224,22 @@ func chunkBucket(tx *bolt.Tx, s *segment) (*chunkTree, error) {
 	return &chunkTree{groups: chunks}, nil
 }
 
-// inspect learns from the chunks' headers what s holds.
-func inspect(db *bolt.DB, s *segment) error {
+// inspect learns from the chunks' headers what s holds, and what was written
+// of its boot's clock.
+func inspect(db *bolt.DB, s *segment, c *clocks) error {
 	return view(db, func(tx *bolt.Tx) error {
 		chunks, err := chunkBucket(tx, s)
 		if err != nil {
 			return err
 		}
+		meta := tx.Bucket([]byte(bucketMeta))
+		known, _ := clock.Parse(meta.Get([]byte(keyClock)))
+		h := c.adopt(s.ord, string(meta.Get([]byte(keyBoot))), known)
 		return chunks.forEach(func(v []byte) error {
 			// What a damaged chunk held is found missing when it is read.
-			if h, err := parseChunkHeader(v); err == nil {
-				s.cover(&h)
+			if head, err := parseChunkHeader(v); err == nil {
+				c.learn(s.ord, head.oldest, head.oldest-head.clock)
+				s.cover(&head, stepped(h, &head))
 			}
 			return nil
 		})

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 const (
@@ -12,6 +14,8 @@ const (
 	stateVersion = 2
 
 	bucketStreams  = "streams"  // ordinal → id
+	bucketBoots    = "boots"    // ordinal → id of the machine's boot
+	bucketClocks   = "clocks"   // boot → what is known of its clock
 	bucketCursors  = "cursors"  // uplink → cursor
 	bucketGaps     = "gaps"     // uplink → bucket of gaps to be announced
 	bucketSegments = "segments" // ordinal, first → summary
@@ -30,6 +34,8 @@ type stateImage struct {
 	gaps     map[string][]*pendingGap
 	segments map[place]summary
 	values   map[string][]byte
+	boots    map[uint64]string         // which boot a stream is of
+	clocks   map[string]*clock.History // by boot
 }
 
 type cursor struct {
@@ -40,7 +46,7 @@ type cursor struct {
 // summary spares the opening of a segment that is complete.
 type summary struct {
 	last           uint64
-	oldest, newest int64
+	oldest, newest int64 // plain time: see clocks
 	readings       uint64
 }
 
@@ -55,6 +61,10 @@ type change struct {
 	pruned  []uint64
 	streams map[uint64]string // of a new file: those that it knows
 	values  map[string][]byte
+
+	boots     map[uint64]string         // which boot streams are of
+	clocks    map[string]*clock.History // by boot
+	bootsGone []string                  // to forget
 }
 
 type streamRow struct {
@@ -80,7 +90,7 @@ func (c *change) put(tx *bolt.Tx) error {
 			return err
 		}
 	}
-	if err := writeUplinks(tx, c); err != nil {
+	if err := errors.Join(writeUplinks(tx, c), writeClocks(tx, c)); err != nil {
 		return err
 	}
 	segments := row{bucketSegments, tx.Bucket([]byte(bucketSegments))}
@@ -97,6 +107,31 @@ func (c *change) put(tx *bolt.Tx) error {
 	values := row{bucketValues, tx.Bucket([]byte(bucketValues))}
 	for key, v := range c.values {
 		if err := values.put([]byte(key), v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func writeClocks(tx *bolt.Tx, c *change) error {
+	boots, clocks := row{bucketBoots, tx.Bucket([]byte(bucketBoots))}, row{bucketClocks, tx.Bucket([]byte(bucketClocks))}
+	for ord, boot := range c.boots {
+		if err := boots.put(seqKey(ord), []byte(boot)); err != nil {
+			return err
+		}
+	}
+	for _, ord := range c.pruned {
+		if err := boots.Delete(seqKey(ord)); err != nil {
+			return err
+		}
+	}
+	for boot, h := range c.clocks {
+		if err := clocks.put([]byte(boot), h.Append(nil)); err != nil {
+			return err
+		}
+	}
+	for _, boot := range c.bootsGone {
+		if err := clocks.Delete([]byte(boot)); err != nil {
 			return err
 		}
 	}

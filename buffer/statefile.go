@@ -120,7 +120,7 @@ func (f *stateFile) close() error {
 }
 
 func stateBuckets() []string {
-	return []string{bucketStreams, bucketCursors, bucketGaps, bucketSegments, bucketValues}
+	return []string{bucketStreams, bucketBoots, bucketClocks, bucketCursors, bucketGaps, bucketSegments, bucketValues}
 }
 
 // createStateFile makes a state.db at path with all that c says in it. The

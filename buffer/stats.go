@@ -108,7 +108,7 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 		if seg.ord == b.ord || !u.cursor.before(seg.end()) {
 			continue
 		}
-		oldest = older(oldest, seg.oldest)
+		oldest = older(oldest, b.clocks.wall(seg.ord, seg.oldest))
 		if seg.ord == u.cursor.ord && u.cursor.seq >= seg.first {
 			s.Lag += seg.last - u.cursor.seq
 		} else {
@@ -127,15 +127,15 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 	}
 	switch flying := u.flying(); {
 	case len(flying) > 0 && flying[0].time != 0:
-		oldest = flying[0].time
+		oldest = b.clocks.wall(flying[0].at.ord, flying[0].time)
 	case oldest != 0 || s.Lag == 0:
 	case b.tail.has(seq + 1):
-		oldest = b.tail.entry(seq + 1).time
+		oldest = b.arrived(seq + 1)
 	default:
 		if seg := b.segmentAfter(u.cursor); seg != nil {
-			oldest = seg.oldest
+			oldest = b.clocks.wall(seg.ord, seg.oldest)
 		} else if b.tail.n > 0 {
-			oldest = b.tail.entry(b.tail.first).time
+			oldest = b.arrived(b.tail.first)
 		}
 	}
 	if oldest != 0 && s.Lag > 0 {

@@ -25,7 +25,7 @@ type tailEntry struct {
 	schema   uint64
 	readings int
 	at       time.Duration // since the buffer was opened, by the monotonic clock
-	mono     int64         // ms of the machine's monotonic clock
+	mono     int64         // ms since the machine's boot, when it was appended
 	data     []byte
 }
 

@@ -31,12 +31,13 @@ type uplink struct {
 type flight struct {
 	token    uint64
 	at       place // where its acknowledgement moves the cursor
-	time     int64
+	time     int64 // plain time: see clocks
 	readings int
 	gap      bool
 }
 
-// pendingGap is a gap that one uplink has still to be told of.
+// pendingGap is a gap that one uplink has still to be told of. Its times are
+// plain: see clocks.
 type pendingGap struct {
 	Gap
 	ord    uint64

@@ -85,8 +85,9 @@ func (b *Buffer) run() {
 
 // turn does what is due and returns how long nothing else is.
 func (b *Buffer) turn() time.Duration {
+	watch := b.watchClock()
 	if b.memoryOnly() {
-		return b.adoptLater()
+		return min(watch, b.adoptLater())
 	}
 	b.rescueSuspect()
 	b.weigh()
@@ -100,7 +101,7 @@ func (b *Buffer) turn() time.Duration {
 	}
 	wait = min(wait, b.untilTried())
 	wait = min(wait, b.untilSave())
-	wait = min(wait, b.keepAge())
+	wait = min(wait, b.keepAge(), watch)
 	if open := b.disk.files.closeIdle(idleAfter); open > 0 {
 		wait = min(wait, idleAfter)
 	}
@@ -157,7 +158,7 @@ func (b *Buffer) untilCommit() time.Duration {
 // untilSave saves the cursors if that is due, and returns when it will be.
 func (b *Buffer) untilSave() time.Duration {
 	b.mu.Lock()
-	dirty := len(b.w.sealed) > 0
+	dirty := len(b.w.sealed) > 0 || b.clocks.dirty
 	for _, u := range b.uplinks {
 		// While no file holds records, a lost cursor costs nothing.
 		dirty = dirty || u.gapsDirty || u.cursorDirty && len(b.segments) > 0
@@ -303,15 +304,17 @@ func (b *Buffer) fillChunk(next, prev uint64) (size int, last uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	next = max(next, b.settled+1, b.tail.first)
+	h, set := b.clocks.mine, int64(0)
 	if b.tail.has(next) {
 		e := b.tail.entry(next)
-		w.enc.reset(next, prev, e.time-e.mono)
+		w.enc.reset(next, prev, e.clock())
+		set = e.stepped(h)
 	}
 	for n := 0; b.tail.has(next) && n < maxChunkCount; n++ {
 		r := b.tail.record(next)
 		cost := len(r.Data) + 8
-		if size > 0 && size+cost > chunkSize {
-			break
+		if size > 0 && (size+cost > chunkSize || b.tail.entry(next).stepped(h) != set) {
+			break // it is full, or the clock was set: a chunk has one correction for all
 		}
 		if !w.known[r.Schema] && w.load.schemas[r.Schema] == nil {
 			w.load.schemas[r.Schema] = b.schemas.own[r.Schema]
@@ -333,6 +336,7 @@ func (b *Buffer) write() error {
 	if created {
 		s = newSegment(b.disk.dir, b.ord, b.o.Stream, w.load.heads[0].first)
 		s.active = true
+		s.boot, s.clock = b.ownClock()
 		w.db, written, err = createSegment(s, &w.load, b.o.SegmentSize)
 		if err == nil {
 			b.disk.files.adopt(s, w.db)
@@ -394,7 +398,8 @@ func (b *Buffer) wrote(s *segment, created bool, size, written int64) {
 		b.segments = append(b.segments, s)
 	}
 	for i := range b.w.load.heads {
-		s.cover(&b.w.load.heads[i])
+		head := &b.w.load.heads[i]
+		s.cover(head, stepped(b.clocks.mine, head))
 	}
 	s.size = size
 	b.settle(s.last)
@@ -460,10 +465,12 @@ func (b *Buffer) saveState() error {
 	defer b.w.saving.Unlock()
 	b.mu.Lock()
 	c := b.collect()
-	b.mu.Unlock()
-	if c.empty() {
+	if c.empty() && !b.clocks.dirty {
+		b.mu.Unlock()
 		return nil
 	}
+	b.clocks.toSave(c)
+	b.mu.Unlock()
 	written, err := b.disk.state.write(c)
 	if err != nil && !isReadOnly(err) {
 		b.mu.Lock()
@@ -491,6 +498,7 @@ func (b *Buffer) collect() *change {
 	b.w.sealed, b.w.gone, b.removed = make(map[place]summary), nil, nil
 	if !b.w.begun {
 		c.stream = &streamRow{b.ord, b.o.Stream}
+		c.boots = map[uint64]string{b.ord: b.clocks.boot}
 		b.w.begun = true
 	}
 	for name, u := range b.uplinks {
@@ -525,6 +533,7 @@ func (c *change) empty() bool {
 func (b *Buffer) restore(c *change) {
 	b.w.begun = b.w.begun && c.stream == nil
 	maps.Copy(b.w.sealed, c.sealed)
+	b.clocks.dirty = b.clocks.dirty || c.clocks != nil
 	b.w.gone = append(b.w.gone, c.deleted...)
 	b.removed = append(b.removed, c.removed...)
 	for name := range c.cursors {

@@ -95,7 +95,7 @@ func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, e
 		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:   mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
 		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
-		MaxInflight: u.MaxInflight, Schema: a.schema, Log: a.log,
+		MaxInflight: u.MaxInflight, Schema: a.schema, Now: a.buf.Now, Log: a.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("uplink %s: %w", u.Name, err)

@@ -58,6 +58,9 @@ func appendBatch(dst []byte, r *Record, c *compiledSchema, b *protocols.Batch, n
 	if now-r.Time > historicalAfter {
 		dst = append(dst, `,"historical":true`...)
 	}
+	if r.ClockUnset {
+		dst = append(dst, `,"clock":"unset"`...)
+	}
 	dst, rest, err := appendValues(dst, c, b.Readings)
 	if err != nil {
 		return dst, err

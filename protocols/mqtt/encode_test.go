@@ -61,6 +61,23 @@ func TestContractExample(t *testing.T) {
 	}
 }
 
+// TestClockUnset: a batch of a clock that was never set says so, and is
+// historical only by how long it waited.
+func TestClockUnset(t *testing.T) {
+	t.Parallel()
+	c := compileSchema(&protocols.Schema{Device: "d"}, "gw-1", "t")
+	r := &Record{Stream: "S", Seq: 7, Time: 31_000, ClockUnset: true}
+	for at, want := range map[int64]string{
+		31_005: `"ts":31000,"clock":"unset","values":{}}`,
+		45_000: `"ts":31000,"historical":true,"clock":"unset","values":{}}`,
+	} {
+		got, err := appendBatch(nil, r, c, &protocols.Batch{}, at)
+		if err != nil || !strings.HasSuffix(string(got), want) {
+			t.Errorf("%s, %v", got, err)
+		}
+	}
+}
+
 func TestBatchParts(t *testing.T) {
 	t.Parallel()
 	s := &protocols.Schema{Device: `d"1`, Tags: []protocols.SchemaTag{{Name: "a"}, {Name: "温度\n"}}}

@@ -22,6 +22,10 @@ type Record struct {
 	Schema   uint64 // the ID of the schema that Data refers to
 	Readings int    // how many readings are in it
 	Data     []byte // the batch, as protocols.EncodeBatch writes it
+
+	// ClockUnset: the clock was never set since the boot in which Time was
+	// taken, so that it is not to be trusted.
+	ClockUnset bool
 }
 
 // Gap tells of batches that will never come.
@@ -90,7 +94,7 @@ type Options struct {
 	// Status adds fields to the status message of every new session; may be
 	// nil.
 	Status func() map[string]any
-	Now    func() time.Time // wall clock; default time.Now
+	Now    func() time.Time // wall clock, by which batches are historical; default time.Now
 	Log    *slog.Logger     // default: none
 }
 
