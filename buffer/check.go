@@ -49,12 +49,17 @@ func checkBolt(path string) error {
 	return nil
 }
 
-// walkBolt hands every key of a bbolt file to emit, with the names of the
-// buckets it is in: bbolt is not needed to read what is whole, and cannot be
-// trusted with what is not. Where a page is damaged it goes on with the next
-// one; the error says what the first damage was.
-func walkBolt(file io.ReaderAt, size int64, emit func(trail []string, key, value []byte)) error {
-	c := &checker{file: file, size: size, seen: make(map[uint64]bool), emit: emit}
+// visitor is told of a key and its value in a bbolt file. trail names the
+// buckets that it is in, and at is where the value stands in the file. The
+// slices are good during the call only. An error ends the walk.
+type visitor func(trail []string, key, value []byte, at int64) error
+
+// walkBolt hands every key of a bbolt file to visit, in order: bbolt is not
+// needed to read what is whole, and cannot be trusted with what is not. It
+// takes no lock and changes nothing. Where a page is damaged it goes on with
+// the next one; the error says what the first damage was, or what visit said.
+func walkBolt(file io.ReaderAt, size int64, visit visitor) error {
+	c := &checker{file: file, size: size, seen: make(map[uint64]bool), visit: visit}
 	if err := c.check(); err != nil {
 		return err
 	}
@@ -95,14 +100,15 @@ type checker struct {
 	pages uint64 // the high-water mark: pages in use are below it
 	seen  map[uint64]bool
 
-	emit  func(trail []string, key, value []byte) // nil: only check
-	trail []string                                // the buckets around the present page
-	first error                                   // the first damage, with emit
+	visit visitor  // nil: only check
+	trail []string // the buckets around the present page
+	first error    // the first damage, with visit
+	ended bool     // visit said so
 }
 
 // fault ends a check, and lets a walk go on with what is beside the damage.
 func (c *checker) fault(err error) error {
-	if c.emit == nil || err == nil {
+	if c.visit == nil || err == nil || c.ended {
 		return err
 	}
 	if c.first == nil {
@@ -231,7 +237,7 @@ func (c *checker) page(id uint64, depth int) error {
 	case depth > maxDepth:
 		return fmt.Errorf("%w: page %d is too deep", errStructure, id)
 	case flags == pageLeaf:
-		return c.leaf(page, depth)
+		return c.leaf(page, int64(id)*pageSize, depth)
 	case flags == pageBranch:
 		return c.branch(page, depth)
 	default:
@@ -274,7 +280,8 @@ func (c *checker) branch(page []byte, depth int) error {
 	})
 }
 
-func (c *checker) leaf(page []byte, depth int) error {
+// leaf reads a page that stands at the offset at.
+func (c *checker) leaf(page []byte, at int64, depth int) error {
 	last := ""
 	return elements(page, 4, func(element, rest []byte) error {
 		ne := binary.NativeEndian
@@ -283,20 +290,28 @@ func (c *checker) leaf(page []byte, depth int) error {
 			return fmt.Errorf("%w: a leaf's keys are wrong", errStructure)
 		}
 		last = string(rest[:ksize])
+		value, valueAt := rest[ksize:ksize+vsize], at+int64(len(page)-len(rest))+int64(ksize)
 		if ne.Uint32(element)&leafIsBucket == 0 {
-			if c.emit != nil {
-				c.emit(c.trail, rest[:ksize], rest[ksize:ksize+vsize])
-			}
-			return nil
+			return c.found(rest[:ksize], value, valueAt)
 		}
 		c.trail = append(c.trail, last)
-		err := c.fault(c.bucket(rest[ksize:ksize+vsize], depth))
+		err := c.fault(c.bucket(value, valueAt, depth))
 		c.trail = c.trail[:len(c.trail)-1]
 		return err
 	})
 }
 
-func (c *checker) bucket(value []byte, depth int) error {
+// found tells the visitor of a key. What stands in no bucket is not ours.
+func (c *checker) found(key, value []byte, at int64) error {
+	if c.visit == nil || len(c.trail) == 0 {
+		return nil
+	}
+	err := c.visit(c.trail, key, value, at)
+	c.ended = err != nil
+	return err
+}
+
+func (c *checker) bucket(value []byte, at int64, depth int) error {
 	if len(value) < bucketHeader {
 		return fmt.Errorf("%w: a bucket without a header", errStructure)
 	}
@@ -307,5 +322,5 @@ func (c *checker) bucket(value []byte, depth int) error {
 	if len(inline) < pageHeaderSize || binary.NativeEndian.Uint16(inline[8:]) != pageLeaf || depth > maxDepth {
 		return fmt.Errorf("%w: a small bucket is wrong", errStructure)
 	}
-	return c.leaf(inline, depth+1)
+	return c.leaf(inline, at+bucketHeader, depth+1)
 }

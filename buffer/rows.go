@@ -122,7 +122,10 @@ func newStateImage() *stateImage {
 // readImage reads a state.db of size bytes.
 func readImage(file io.ReaderAt, size int64) (*stateImage, error) {
 	r := &stateReader{im: newStateImage()}
-	err := walkBolt(file, size, r.take)
+	err := walkBolt(file, size, func(trail []string, key, value []byte, _ int64) error {
+		r.take(trail, key, value)
+		return nil
+	})
 	for _, gaps := range r.im.gaps { // a damaged branch may lead to the leaves in any order
 		slices.SortFunc(gaps, func(x, y *pendingGap) int { return bytes.Compare(placeKey(x.start()), placeKey(y.start())) })
 	}
