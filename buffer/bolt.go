@@ -171,7 +171,7 @@ func isDamage(err error) bool {
 	var pathError *os.PathError
 	switch {
 	case errors.Is(err, errBroken), errors.Is(err, errChunkDamaged), errors.Is(err, errChunkVersion),
-		errors.Is(err, errStructure), errors.Is(err, errFormat):
+		errors.Is(err, errStructure), errors.Is(err, errFormat), errors.Is(err, ErrVersion):
 		return true
 	case errors.As(err, &pathError):
 		return false

@@ -21,12 +21,13 @@ type Record struct {
 
 // Gap says that the records From to To of a stream will never come.
 type Gap struct {
-	Stream   string
-	From, To uint64 // the first and the last seq that is missing
-	Readings uint64 // how many readings they held; 0 where that is not known
-	Reason   string // one of the Reason constants
-	Oldest   int64  // Unix ms of the oldest missing record; 0: not known
-	Newest   int64  // Unix ms of the newest missing record; 0: not known
+	Stream   string `json:"stream"`
+	From     uint64 `json:"from"`     // the first seq that is missing
+	To       uint64 `json:"to"`       // the last
+	Readings uint64 `json:"readings"` // how many readings they held; 0 where that is not known
+	Reason   string `json:"reason"`   // one of the Reason constants
+	Oldest   int64  `json:"oldest"`   // Unix ms of the oldest missing record; 0: not known
+	Newest   int64  `json:"newest"`   // Unix ms of the newest missing record; 0: not known
 }
 
 // Why records were given up: the reasons of a Gap.
