@@ -234,7 +234,7 @@ func (d *Dir) summarize(s *segment) {
 	}
 	defer f.Close() //nolint:errcheck // only read
 	_ = walkBolt(f, func(path []string, _, value []byte, _ int64) error {
-		if len(path) == 1 && path[0] == bucketChunks {
+		if path[0] == bucketChunks {
 			if h, err := parseChunkHeader(value); err == nil {
 				s.cover(&h)
 			}
@@ -325,9 +325,6 @@ func indexTree(ctx context.Context, f *os.File, stream string, from chunkSource)
 	tag := streamTag(stream)
 	c := &content{schemas: make(map[uint64][]byte)}
 	visit := visitor(func(path []string, key, value []byte, at int64) error {
-		if len(path) != 1 {
-			return nil
-		}
 		switch path[0] {
 		case bucketMeta:
 			if string(key) == keyVersion {

@@ -145,7 +145,7 @@ type liveFile struct {
 
 func (l liveFile) close() {}
 
-func (l liveFile) view(fn func(tx *bolt.Tx, chunks *bolt.Bucket) error) error {
+func (l liveFile) view(fn func(tx *bolt.Tx, chunks *chunkTree) error) error {
 	files := l.b.disk.files
 	db, err := files.acquire(l.s)
 	if err != nil {
@@ -166,9 +166,9 @@ func (l liveFile) view(fn func(tx *bolt.Tx, chunks *bolt.Bucket) error) error {
 }
 
 func (l liveFile) read(ref *chunkRef, dst []byte) ([]byte, error) {
-	err := l.view(func(_ *bolt.Tx, chunks *bolt.Bucket) error {
-		v := chunks.Get(seqKey(ref.head.first))
-		if v == nil {
+	err := l.view(func(_ *bolt.Tx, chunks *chunkTree) error {
+		v := chunks.cursor().seek(ref.head.first)
+		if h, err := parseChunkHeader(v); err != nil || h.first != ref.head.first {
 			return fmt.Errorf("%s: %w", l.s.name(), os.ErrNotExist)
 		}
 		dst = append(dst, v...)
@@ -183,8 +183,8 @@ func (b *Buffer) openLive(s *segment) openSource {
 		l := liveFile{b, s}
 		c := &content{schemas: make(map[uint64][]byte)}
 		tag := streamTag(stream)
-		err := l.view(func(tx *bolt.Tx, chunks *bolt.Bucket) error {
-			err := chunks.ForEach(func(_, v []byte) error {
+		err := l.view(func(tx *bolt.Tx, chunks *chunkTree) error {
+			err := chunks.forEach(func(v []byte) error {
 				h, _, err := parseChunk(v, tag)
 				if err != nil {
 					c.damaged++

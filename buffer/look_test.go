@@ -308,7 +308,7 @@ func TestDirVersion(t *testing.T) {
 	said := 0
 	for _, f := range r.Files {
 		for _, fault := range f.Faults {
-			if strings.Contains(fault, "another version of Millrace (format [3], this one reads 2)") || strings.Contains(fault, "another version of Millrace (format [2], this one reads 1)") {
+			if strings.Contains(fault, "another version of Millrace (format [4], this one reads 3)") || strings.Contains(fault, "another version of Millrace (format [2], this one reads 1)") {
 				said++
 			}
 		}

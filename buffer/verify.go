@@ -320,9 +320,6 @@ func (v *verifier) fault(format string, args ...any) {
 
 // item verifies what stands under a key of a segment.
 func (v *verifier) item(path []string, key, value []byte) error {
-	if len(path) != 1 {
-		return nil
-	}
 	switch path[0] {
 	case bucketMeta:
 		switch {
