@@ -17,7 +17,7 @@ import (
 // Errors of OpenDir.
 var (
 	// ErrNoBuffer: there is no buffer where one was looked for.
-	ErrNoBuffer = errors.New("this is no buffer")
+	ErrNoBuffer = errors.New("no buffer is here")
 	// ErrVersion: another version of the program wrote the file.
 	ErrVersion = errors.New("written by another version of Millrace")
 )

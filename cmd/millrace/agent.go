@@ -23,8 +23,9 @@ type agent struct {
 	started time.Time
 	stream  string
 
-	buf  *buffer.Buffer
-	coll *collector.Collector
+	buf   *buffer.Buffer
+	coll  *collector.Collector
+	local *local
 
 	mu      sync.Mutex // guards what follows
 	cfg     *configs.Config
@@ -78,6 +79,8 @@ func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
 	a.coll = collector.New(collector.Options{
 		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID), Appender: (*appender)(a), State: a.setState, Log: log,
 	})
+	a.sayAbout(cfg)
+	a.local = a.openLocal(cfg.Buffer.Path)
 	a.forgetEarlier(cfg)
 	if err := a.startParts(cfg); err != nil {
 		a.stop()
@@ -251,6 +254,7 @@ func (a *agent) stop() {
 	}
 	wg.Wait()
 	a.closePage()
+	a.local.close()
 	if err := a.buf.Close(); err != nil {
 		a.log.Error("closing the buffer", "error", err)
 	}

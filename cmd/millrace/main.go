@@ -47,13 +47,14 @@ func verbs() []verb {
 		{"run", "the agent: polls the devices of a configuration and forwards their data", cmdRun},
 		{"check", "looks for mistakes in a configuration, and shows what will be read", cmdCheck},
 		{"demo", "shows it all at work: simulated PLCs, a broker, the agent, its page", cmdDemo},
+		{"buffer", "looks into a buffer: what waits in it, is it whole, its batches as a file", cmdBuffer},
 		{"version", "says which version this is", cmdVersion},
 	}
 }
 
 // laterVerbs are in the contract and not yet in the program.
 func laterVerbs() []string {
-	return []string{"simulate", "read", "scan", "import", "tail", "buffer", "report", "trust"}
+	return []string{"simulate", "read", "scan", "import", "tail", "report", "trust"}
 }
 
 func main() {
@@ -111,6 +112,18 @@ func flags(t terminal, name, use, help string) *flag.FlagSet {
 // parse reads the options of a verb that takes no further words. If it
 // returns false, the verb ends with the code.
 func parse(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
+	if code, ok := parseSome(t, fs, args); !ok {
+		return code, false
+	}
+	if fs.NArg() > 0 {
+		t.errorf("millrace %s: %q is too much. See millrace %s -h\n", fs.Name(), fs.Arg(0), fs.Name())
+		return exitUsage, false
+	}
+	return exitDone, true
+}
+
+// parseSome reads options up to the first word that is none.
+func parseSome(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
 	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
 		fs.SetOutput(t.out)
 	}
@@ -118,10 +131,6 @@ func parse(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
 	case errors.Is(err, flag.ErrHelp):
 		return exitDone, false
 	case err != nil:
-		return exitUsage, false
-	}
-	if fs.NArg() > 0 {
-		t.errorf("millrace %s: %q is too much: it takes options only. See millrace %s -h\n", fs.Name(), fs.Arg(0), fs.Name())
 		return exitUsage, false
 	}
 	return exitDone, true

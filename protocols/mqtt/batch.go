@@ -23,8 +23,11 @@ type compiledSchema struct {
 
 func compileSchema(s *protocols.Schema, gateway, topic string) *compiledSchema {
 	c := &compiledSchema{schema: s, topic: topic, ends: make([]uint32, len(s.Tags))}
-	c.head = append(c.head, `{"v":1,"gateway":`...)
-	c.head = appendString(c.head, gateway)
+	c.head = append(c.head, `{"v":1`...)
+	if gateway != "" { // an export may not know it
+		c.head = append(c.head, `,"gateway":`...)
+		c.head = appendString(c.head, gateway)
+	}
 	c.head = append(c.head, `,"device":`...)
 	c.head = appendString(c.head, s.Device)
 	c.head = append(c.head, `,"stream":`...)

@@ -1,0 +1,473 @@
+package main
+
+import (
+	"bytes"
+	"encoding/csv"
+	"encoding/json"
+	"fmt"
+	"math"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"millrace/buffer"
+	"millrace/protocols"
+	"millrace/protocols/mqtt/mqtttest"
+)
+
+// TestBufferText holds what users see against golden files.
+func TestBufferText(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1795462800123)
+	before := func(d time.Duration) int64 { return now.Add(-d).UnixMilli() }
+	full := &bufferLook{Dir: "data/buffer", Gateway: "gw-press-01", Look: buffer.Look{
+		Live: true, Bytes: 412 << 20, MaxBytes: 1 << 30, Batches: 1234567, Oldest: before(31 * time.Hour), Segments: 26,
+		Streams: []buffer.StreamLook{
+			{Stream: "01KA0000000000000000000001", Segments: 3, Bytes: 40 << 20, First: 17, Last: 99999, Readings: 9998300, Oldest: before(31 * time.Hour), Newest: before(20 * time.Hour)},
+			{Stream: "01KA0000000000000000000002", Segments: 23, Bytes: 371 << 20, First: 1, Last: 1134584, Readings: 113458400, Oldest: before(19 * time.Hour), Newest: before(time.Second)},
+		},
+		Uplinks: []buffer.UplinkLook{
+			{Name: "archive", Batches: 1234567, Bytes: 411 << 20, Oldest: before(31 * time.Hour), Acked: 17, Gaps: []buffer.Gap{
+				{Stream: "01KA0000000000000000000001", From: 1, To: 16, Readings: 1600, Reason: "buffer_full", Oldest: before(32 * time.Hour), Newest: before(31 * time.Hour)},
+				{Stream: "01KA0000000000000000000001", From: 500, To: 520, Reason: "damaged"},
+			}},
+			{Name: "platform", Connected: true, InFlight: 3, Batches: 3, Oldest: before(20 * time.Millisecond), Acked: 1234564},
+		},
+		SetAside: []buffer.FileLook{{Name: "damaged-1-00000001-0000000000000001-01KA0000000000000000000001.seg", Bytes: 16 << 20}},
+		Memory:   &buffer.MemoryLook{Stream: "01KA0000000000000000000002", Batches: 812, Bytes: 600 << 10, Appended: 1134584, Dropped: map[string]uint64{"buffer_full": 1600}},
+	}}
+	golden(t, "testdata/buffer/stat-live.txt", full.text(now))
+	empty := &bufferLook{Dir: "data/buffer", Look: buffer.Look{Bytes: 92 << 10}}
+	golden(t, "testdata/buffer/stat-empty.txt", empty.text(now))
+	lost := &bufferLook{Dir: "data/buffer", Gateway: "gw-1", Look: buffer.Look{
+		Bytes: 2 << 20, MaxBytes: 1 << 30, StateError: "there is no state.db: what each uplink has acknowledged is not known", Segments: 1,
+		Unread: []string{"00000001-0000000000000001-01KA0000000000000000000001.seg"},
+	}}
+	golden(t, "testdata/buffer/stat-lost.txt", lost.text(now))
+
+	good := &buffer.Report{Batches: 99, Readings: 990, Files: []buffer.FileReport{
+		{Name: "00000001-0000000000000001-01KA.seg", Kind: buffer.KindSegment, Bytes: 1 << 20, Stream: "01KA", First: 1, Last: 50, Batches: 50, Readings: 500},
+		{Name: "00000001-0000000000000033-01KA.seg", Kind: buffer.KindSegment, Bytes: 1 << 20, Stream: "01KA", First: 51, Last: 99, Batches: 49, Readings: 490, Active: true},
+		{Name: "damaged-1-00000001-0000000000000001-01KA.seg", Kind: buffer.KindSetAside, Bytes: 1 << 20, Stream: "01KA", First: 1, Last: 50, Batches: 48, Readings: 480, Faults: []string{"damaged file: page 7 has a wrong header"}},
+		{Name: "00000001-0000000000000064-01KA.seg.tmp", Kind: buffer.KindLeftOver, Bytes: 64 << 10},
+		{Name: "state.db", Kind: buffer.KindState, Bytes: 92 << 10},
+	}}
+	golden(t, "testdata/buffer/verify-good.txt", reportText("data/buffer", good))
+	bad := &buffer.Report{Damaged: true, Batches: 40, Readings: 400, Files: []buffer.FileReport{
+		{Name: "00000001-0000000000000001-01KA.seg", Kind: buffer.KindSegment, Bytes: 1 << 20, Stream: "01KA", First: 1, Last: 50, Batches: 40, Readings: 400, Faults: []string{"2 of its parts are damaged: wrong checksum or content"}},
+		{Name: "00000001-0000000000000033-01KA.seg", Kind: buffer.KindSegment, Bytes: 1 << 20, Stream: "01KA", Faults: []string{"damaged file: no valid meta page"}},
+		{Name: "state.db", Kind: buffer.KindState, Faults: []string{"no such file or directory"}},
+	}, Lost: []buffer.Lost{{Stream: "01KA", From: 11, To: 20}}}
+	golden(t, "testdata/buffer/verify-bad.txt", reportText("data/buffer", bad))
+}
+
+// allKinds is a schema with a tag of each kind of value, and two readings of
+// each that are hard to write down.
+func allKinds() (*protocols.Schema, []protocols.Batch) {
+	values := []protocols.Value{
+		protocols.Bool(true), protocols.Int(math.MinInt64), protocols.Uint(math.MaxUint64), protocols.Float32(0.1), protocols.Float64(1e-7),
+		protocols.String("a \"b\", c\r\nd; ü"), protocols.Bytes([]byte{0, 1, 255}), protocols.Time(time.UnixMilli(1795462800123)),
+		protocols.Array([]protocols.Value{protocols.Int(1), protocols.Int(-2)}), protocols.String(""), protocols.String(" x"),
+	}
+	s := &protocols.Schema{Device: "press, 1"}
+	b := protocols.Batch{Schema: s}
+	for i, v := range values {
+		s.Tags = append(s.Tags, protocols.SchemaTag{Name: fmt.Sprintf("tag \"%d\"", i), Unit: "°C"})
+		b.Readings = append(b.Readings, protocols.Reading{Tag: int32(i), Value: v, Source: int64(min(i, 1)) * (1795462800123456789 - 456789*int64(i%3/2))})
+	}
+	second := protocols.Batch{Schema: s, Readings: slices.Clone(b.Readings)}
+	second.Readings[0].SetBad(protocols.Timeout)
+	second.Readings[3].SetGood(protocols.Float32(float32(math.NaN())))
+	second.Readings[4].Quality, second.Readings[4].Reason = protocols.Uncertain, "UncertainLastUsableValue"
+	return s, []protocols.Batch{b, second}
+}
+
+// filled makes a buffer with batches that wait for two uplinks.
+func filled(t *testing.T, dir, stream string, n int) {
+	t.Helper()
+	b, err := buffer.Open(buffer.Options{Dir: dir, Stream: stream, Uplinks: []string{"platform", "archive"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, batches := allKinds()
+	if err := b.PutSchema(s.ID(), protocols.AppendSchema(nil, s)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.StatePut(aboutKey, []byte(`{"gateway":"gw-1","max_size":1073741824}`)); err != nil {
+		t.Fatal(err)
+	}
+	for i := range n {
+		batch := &batches[i%2]
+		r := buffer.Record{Time: 1795462800123 + int64(i), Schema: s.ID(), Readings: len(batch.Readings), Data: protocols.EncodeBatch(nil, batch)}
+		if _, err := b.Append(r); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.Close(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestBufferStopped uses the verbs on the files of a stopped agent.
+func TestBufferStopped(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 1000)
+	filled(t, dir, "S2", 10)
+	out, errOut, code := millrace(t, "buffer", "stat", dir)
+	if code != exitDone || !strings.Contains(out, "of gateway gw-1") || !strings.Contains(out, "not running") || !strings.Contains(out, "1,010 batches") {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+	var look bufferLook
+	if out, _, code = millrace(t, "buffer", "stat", dir, "--json"); code != exitDone || json.Unmarshal([]byte(out), &look) != nil || look.Batches != 1010 || look.MaxBytes != 1<<30 {
+		t.Errorf("%d: %s", code, out)
+	}
+	if out, errOut, code = millrace(t, "buffer", "verify", dir); code != exitDone || !strings.Contains(out, "All is in order: 1,010 batches") || errOut != "" {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+	out, errOut, code = millrace(t, "buffer", "export", dir)
+	lines := strings.Split(strings.TrimSuffix(out, "\n"), "\n")
+	if code != exitDone || errOut != "" || len(lines) != 1010 {
+		t.Fatalf("%d, %d lines: %s", code, len(lines), errOut)
+	}
+	for i, line := range lines {
+		var m struct {
+			Gateway, Stream, Device string
+			Seq, TS                 uint64
+			Values                  map[string]any
+		}
+		if err := json.Unmarshal([]byte(line), &m); err != nil || m.Gateway != "gw-1" || m.Device != "press, 1" || len(m.Values) < 9 {
+			t.Fatalf("line %d: %v: %s", i, err, line)
+		}
+		if want := uint64(i%1000) + 1; m.Seq != want || (m.Stream == "S2") != (i >= 1000) || strings.Contains(line, "historical") {
+			t.Fatalf("line %d: %s", i, line)
+		}
+	}
+	golden(t, "testdata/buffer/export.ndjson", lines[0]+"\n"+lines[1]+"\n")
+}
+
+// TestBufferCSV reads an export back with another reader of CSV.
+func TestBufferCSV(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 100)
+	file := filepath.Join(t.TempDir(), "out.csv")
+	if _, errOut, code := millrace(t, "buffer", "export", "--out", file, dir); code != exitDone || !strings.Contains(errOut, "100 batches with 1,100 readings were written to "+file) {
+		t.Fatalf("%d: %s", code, errOut)
+	}
+	data, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows, err := csv.NewReader(bytes.NewReader(data)).ReadAll()
+	if err != nil || len(rows) != 1101 || strings.Join(rows[0], ",") != csvHeader {
+		t.Fatalf("%v, %d rows", err, len(rows))
+	}
+	s, batches := allKinds()
+	for i, row := range rows[1:] {
+		batch, n := &batches[i/11%2], i%11
+		r, tag := &batch.Readings[n], s.Tags[n]
+		want := []string{"S1", strconv.Itoa(i/11 + 1), strconv.Itoa(1795462800123 + i/11), row[3], "press, 1", tag.Name, row[6], "°C", row[8], row[9], row[10]}
+		if diff := cmp.Diff(want, row); diff != "" {
+			t.Fatalf("row %d: %s", i, diff)
+		}
+		if at, err := time.Parse(time.RFC3339Nano, row[3]); err != nil || at.UnixMilli() != 1795462800123+int64(i/11) {
+			t.Errorf("time %q: %v", row[3], err)
+		}
+		// The reader makes LF of CR LF.
+		if r.Value.Kind() == protocols.KindString && row[6] != strings.ReplaceAll(r.Value.AsString(), "\r\n", "\n") {
+			t.Errorf("text %q", row[6])
+		}
+	}
+	golden(t, "testdata/buffer/export.csv", strings.Join(strings.SplitAfter(string(data), "\r\n")[:23], ""))
+	if _, errOut, code := millrace(t, "buffer", "export", dir, "--out", file); code != exitUsage || !strings.Contains(errOut, "is there already") {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	if _, errOut, code := millrace(t, "buffer", "export", dir, "--out", file, "--force"); code != exitDone {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	if _, errOut, code := millrace(t, "buffer", "export", dir, "--out", filepath.Join(dir, "x.csv")); code != exitUsage || !strings.Contains(errOut, "in the buffer itself") {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	left, err := filepath.Glob(filepath.Join(filepath.Dir(file), "*"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("files left: %v", left)
+	}
+}
+
+// TestBufferDamaged: the exit codes and the words with a damaged file.
+func TestBufferDamaged(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 1000)
+	files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(files) != 1 {
+		t.Fatal(files, err)
+	}
+	f, err := os.OpenFile(files[0], os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteAt(make([]byte, 8192), 0); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, _, code := millrace(t, "buffer", "verify", dir)
+	if code != exitFailed || !strings.Contains(out, "DAMAGED: damaged file: no valid meta page; readable: batches 1 to 1000") || !strings.Contains(out, "--salvage") {
+		t.Errorf("%d: %s", code, out)
+	}
+	var r buffer.Report
+	if out, _, code = millrace(t, "buffer", "verify", "--json", dir); code != exitFailed || json.Unmarshal([]byte(out), &r) != nil || !r.Damaged || r.Batches != 1000 {
+		t.Errorf("%d: %s", code, out)
+	}
+	out, errOut, code := millrace(t, "buffer", "export", dir)
+	if code != exitFailed || out != "" || !strings.Contains(errOut, "was left out: damaged file: no valid meta page") || !strings.Contains(errOut, "--salvage") {
+		t.Errorf("%d: %d bytes, %s", code, len(out), errOut)
+	}
+	for _, what := range []string{dir, files[0]} {
+		out, errOut, code = millrace(t, "buffer", "export", "--salvage", what)
+		if n := strings.Count(out, "\n"); code != exitDone || n != 1000 || errOut != "" {
+			t.Errorf("%s: %d: %d lines, %s", what, code, n, errOut)
+		}
+	}
+	if out, errOut, code = millrace(t, "buffer", "export", "--salvage", "--uplink", "platform", dir); code != exitDone || strings.Count(out, "\n") != 1000 {
+		t.Errorf("%d: %s", code, errOut)
+	}
+}
+
+func TestBufferUsage(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 1)
+	empty := t.TempDir()
+	tests := []struct {
+		name string
+		args []string
+		code int
+		want string
+	}{
+		{"nothing", nil, exitUsage, "millrace buffer stat DIR"},
+		{"help", []string{"-h"}, exitDone, "millrace buffer stat DIR"},
+		{"unknown", []string{"show", dir}, exitUsage, `there is no "show"`},
+		{"no directory", []string{"stat"}, exitUsage, "say which buffer"},
+		{"two", []string{"stat", dir, dir}, exitUsage, "is too much"},
+		{"missing", []string{"stat", filepath.Join(empty, "x")}, exitUsage, "no buffer is here: there is nothing of that name"},
+		{"empty", []string{"verify", empty}, exitUsage, "no buffer is here: it holds none of a buffer's files"},
+		{"format", []string{"export", dir, "--format", "xml"}, exitUsage, "it is ndjson or csv"},
+		{"uplink", []string{"export", dir, "--uplink", "x"}, exitUsage, "there is archive, platform"},
+		{"where to", []string{"export", dir, "--out", filepath.Join(empty, "x", "y")}, exitFailed, "no such file or directory"},
+		{"verb's help", []string{"export", "-h"}, exitDone, "-salvage"},
+	}
+	for _, tc := range tests {
+		t.Run(tc.name, func(t *testing.T) {
+			t.Parallel()
+			out, errOut, code := millrace(t, append([]string{"buffer"}, tc.args...)...)
+			if code != tc.code || !strings.Contains(out+errOut, tc.want) || (code == exitDone) != (errOut == "") {
+				t.Errorf("exit %d, want %d and %q:\n%s%s", code, tc.code, tc.want, out, errOut)
+			}
+		})
+	}
+}
+
+// asNobody runs the program as a user who owns nothing.
+func asNobody(t *testing.T, exe string, args ...string) (output string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), exe, args...)
+	cmd.Env = append(os.Environ(), beAgent+"=1")
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
+	}
+	out, _ := cmd.CombinedOutput()
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// TestBufferRights: without the right to write all works, without that to
+// read it is said what to do.
+func TestBufferRights(t *testing.T) {
+	t.Parallel()
+	top, err := os.MkdirTemp("", "millrace-rights-") //nolint:usetesting // nobody else may enter what t.TempDir makes
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir, exe := filepath.Join(top, "buffer"), filepath.Join(top, "millrace")
+	t.Cleanup(func() {
+		_ = os.Chmod(dir, 0o700)
+		_ = os.RemoveAll(top)
+	})
+	filled(t, dir, "S1", 10)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	program, err := os.ReadFile(self)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(exe, program, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	mode := func(path string, m os.FileMode) {
+		t.Helper()
+		if err := os.Chmod(path, m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mode(top, 0o755)
+	mode(exe, 0o755)
+	mode(dir, 0)
+	for _, verb := range []string{"stat", "verify", "export"} {
+		if out, code := asNobody(t, exe, "buffer", verb, dir); code != exitFailed || !strings.Contains(out, "run it as the user of the agent, or as root") {
+			t.Errorf("%s: %d: %s", verb, code, out)
+		}
+	}
+	mode(dir, 0o555)
+	files, err := filepath.Glob(filepath.Join(dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		mode(f, 0o444)
+	}
+	for verb, want := range map[string]string{"stat": "10 batches", "verify": "All is in order", "export": `"seq":10,`} {
+		if out, code := asNobody(t, exe, "buffer", verb, dir); code != exitDone || !strings.Contains(out, want) {
+			t.Errorf("%s: %d: %s", verb, code, out)
+		}
+	}
+}
+
+// TestBufferLive asks a running agent: what it exports is what it sent, byte
+// for byte.
+func TestBufferLive(t *testing.T) {
+	t.Parallel()
+	plc, broker := newCounterPLC(t), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	host, port, _ := strings.Cut(strings.TrimPrefix(broker.URL("mqtt"), "mqtt://"), ":")
+	sub := exec.CommandContext(t.Context(), "mosquitto_sub", "-h", host, "-p", port, "-q", "1", "-t", "millrace/plant/gw-1/+/data", "-t", "ready")
+	heard := &syncBuffer{}
+	sub.Stdout = heard
+	if err := sub.Start(); err != nil {
+		t.Fatalf("%v; run `make deps`", err)
+	}
+	t.Cleanup(func() { _ = sub.Process.Kill(); _ = sub.Wait() })
+	mqtttest.WaitFor(t, "the subscription", func() bool {
+		out, err := exec.CommandContext(t.Context(), "mosquitto_pub", "-h", host, "-p", port, "-t", "ready", "-m", "{}").CombinedOutput()
+		if err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
+		return strings.Contains(heard.String(), "{}")
+	})
+	// A path longer than a socket's may be.
+	deep := strings.Repeat("deep/", 30) + "buffer"
+	config := configFor("200ms", map[string]string{"platform": broker.URL("mqtt"), "archive": "mqtt://" + mqtttest.FreeAddr(t)}, plc)
+	a := newAgent(t, strings.Replace(config, "buffer: {", "buffer: {path: "+deep+", ", 1))
+	dir := filepath.Join(filepath.Dir(a.config), deep)
+	mqtttest.WaitFor(t, "100 batches", func() bool { return strings.Count(heard.String(), "\n") > 100 })
+
+	out, errOut, code := millrace(t, "buffer", "stat", dir)
+	if code != exitDone || !strings.Contains(out, "running") || !strings.Contains(out, "not connected") || strings.Contains(out, "not running") {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+	if out, errOut, code = millrace(t, "buffer", "verify", dir); code != exitDone || !strings.Contains(out, "All is in order") || !strings.Contains(out, "being written") {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+	out, errOut, code = millrace(t, "buffer", "export", dir)
+	if code != exitDone || errOut != "" {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	exportedLines := strings.Split(strings.TrimSpace(out), "\n")
+	if len(exportedLines) < 100 {
+		t.Fatalf("%d lines", len(exportedLines))
+	}
+	mqtttest.WaitFor(t, "what was exported to be sent", func() bool {
+		return strings.Contains(heard.String(), exportedLines[len(exportedLines)-1]+"\n")
+	})
+	var sent []string
+	for line := range strings.Lines(heard.String()) {
+		if line != "{}\n" && len(sent) < len(exportedLines) {
+			sent = append(sent, strings.Replace(strings.TrimSpace(line), `,"historical":true`, "", 1))
+		}
+	}
+	if diff := cmp.Diff(sent, exportedLines); diff != "" {
+		t.Errorf("exported is not what was sent (-sent +exported):\n%s", diff)
+	}
+	if _, errOut, code = millrace(t, "buffer", "export", "--uplink", "nobody", dir); code != exitUsage || !strings.Contains(errOut, "there is archive, platform") {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	a.signal(syscall.SIGHUP) // a reload leaves the socket alone
+	mqtttest.WaitFor(t, "the reload", func() bool { return strings.Contains(a.output.String(), "the configuration was reloaded") })
+	if _, errOut, code = millrace(t, "buffer", "export", "--format", "csv", "--uplink", "archive", dir); code != exitDone {
+		t.Errorf("%d: %s", code, errOut)
+	}
+
+	a.kill() // leaves a socket that nobody serves
+	if _, err := os.Stat(filepath.Join(dir, socketName)); err != nil {
+		t.Error(err)
+	}
+	if out, errOut, code = millrace(t, "buffer", "stat", dir); code != exitDone || !strings.Contains(out, "not running") {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+	a.start()
+	mqtttest.WaitFor(t, "the new agent's answer", func() bool {
+		out, _, code = millrace(t, "buffer", "stat", dir)
+		return code == exitDone && strings.Contains(out, "agent      running")
+	})
+	a.stop()
+	if _, err := os.Stat(filepath.Join(dir, socketName)); err == nil {
+		t.Error("the socket is left after a clean stop")
+	}
+	if out, errOut, code = millrace(t, "buffer", "verify", dir); code != exitDone {
+		t.Errorf("%d: %s%s", code, out, errOut)
+	}
+}
+
+// TestBufferAbandoned: who asked goes away, or takes nothing more; the agent
+// goes on, answers the next one, and stops in time.
+func TestBufferAbandoned(t *testing.T) {
+	t.Parallel()
+	plc := newCounterPLC(t)
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 20000) // more than a socket's buffers hold
+	a := newAgent(t, strings.Replace(configFor("1s", map[string]string{"platform": "mqtt://" + mqtttest.FreeAddr(t)}, plc), "buffer: {", "buffer: {path: "+dir+", ", 1))
+	ask := func() (leave func()) {
+		t.Helper()
+		mqtttest.WaitFor(t, "the agent", func() bool {
+			conn, err := dialLocal(t.Context(), dir)
+			if err != nil {
+				return false
+			}
+			if _, err = conn.Write([]byte("GET /buffer/export?format=csv HTTP/1.1\r\nHost: agent\r\n\r\n")); err != nil {
+				t.Fatal(err)
+			}
+			first := make([]byte, 100)
+			if _, err := conn.Read(first); err != nil || !bytes.Contains(first, []byte("200 OK")) {
+				_ = conn.Close()
+				return false
+			}
+			leave = func() { _ = conn.Close() }
+			return true
+		})
+		return leave
+	}
+	leave := ask()
+	if _, errOut, code := millrace(t, "buffer", "export", dir); code != exitFailed || !strings.Contains(errOut, "busy with another verify or export") {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	if out, _, code := millrace(t, "buffer", "stat", dir); code != exitDone {
+		t.Errorf("%d: %s", code, out)
+	}
+	leave()
+	leave = ask() // the one before has ended
+	before := plc.count.Load()
+	mqtttest.WaitFor(t, "the PLC to be read on", func() bool { return plc.count.Load() > before+50 })
+	a.stop() // while it waits for the client
+	leave()
+}

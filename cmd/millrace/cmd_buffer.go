@@ -1,0 +1,433 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"millrace/buffer"
+)
+
+const bufferHelp = `Looks into a buffer, also while its agent is stopped.
+
+Use: millrace buffer stat DIR [--json]      what is in it, and what waits for whom
+     millrace buffer verify DIR [--json]    reads all of it and says what is damaged
+     millrace buffer export DIR [options]   writes its batches as NDJSON or CSV
+
+DIR is the directory that buffer.path names; verify and export also take a single
+.seg file. A running agent is asked through the socket in DIR; the files of a
+stopped one are only read.
+`
+
+func cmdBuffer(ctx context.Context, t terminal, args []string) int {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if len(args) == 0 {
+		t.errorf("%s", bufferHelp)
+		return exitUsage
+	}
+	switch args[0] {
+	case "stat":
+		return bufferStat(ctx, t, args[1:])
+	case "verify":
+		return bufferVerify(ctx, t, args[1:])
+	case "export":
+		return bufferExport(ctx, t, args[1:])
+	case "help", "-h", "-help", "--help":
+		t.printf("%s", bufferHelp)
+		return exitDone
+	}
+	t.errorf("millrace buffer: there is no %q.\n\n%s", args[0], bufferHelp)
+	return exitUsage
+}
+
+// parseDir reads the options of a verb that takes a directory, before or
+// after them.
+func parseDir(t terminal, fs *flag.FlagSet, args []string) (dir string, code int, ok bool) {
+	if code, ok := parseSome(t, fs, args); !ok {
+		return "", code, false
+	}
+	if fs.NArg() == 0 {
+		t.errorf("millrace %s: say which buffer: millrace %s DIR (what buffer.path names in the configuration)\n", fs.Name(), fs.Name())
+		return "", exitUsage, false
+	}
+	dir = fs.Arg(0)
+	code, ok = parse(t, fs, fs.Args()[1:])
+	return dir, code, ok
+}
+
+func bufferStat(ctx context.Context, t terminal, args []string) int {
+	fs := flags(t, "buffer stat", "buffer stat DIR [--json]", "Says what is in a buffer, and what waits for whom.")
+	asJSON := fs.Bool("json", false, "for programs")
+	dir, code, ok := parseDir(t, fs, args)
+	if !ok {
+		return code
+	}
+	look, err := statBuffer(ctx, dir)
+	if err != nil {
+		return bufferFailed(t, fs.Name(), err)
+	}
+	if *asJSON {
+		return printJSON(t, fs.Name(), look)
+	}
+	t.printf("%s", look.text(time.Now()))
+	return exitDone
+}
+
+func statBuffer(ctx context.Context, dir string) (*bufferLook, error) {
+	res, err := askAgent(ctx, dir, "/buffer/stat", nil)
+	if err != nil {
+		return nil, err
+	}
+	if res == nil {
+		d, err := openStopped(dir)
+		if err != nil {
+			return nil, err
+		}
+		return lookIntoDir(dir, d), nil
+	}
+	defer res.Body.Close()
+	look := &bufferLook{}
+	if err := json.NewDecoder(res.Body).Decode(look); err != nil {
+		return nil, fmt.Errorf("the agent's answer: %w", err)
+	}
+	look.Dir = dir // as the one who asks calls it
+	return look, nil
+}
+
+func bufferVerify(ctx context.Context, t terminal, args []string) int {
+	fs := flags(t, "buffer verify", "buffer verify DIR [--json]",
+		"Reads all that is in a buffer and says what is damaged. Exit code 1: damage was found, or it could not be read.")
+	asJSON := fs.Bool("json", false, "for programs")
+	dir, code, ok := parseDir(t, fs, args)
+	if !ok {
+		return code
+	}
+	p := newProgress(t, "verified")
+	report, err := verifyBuffer(ctx, dir, p.bytes)
+	p.end()
+	if err != nil {
+		return bufferFailed(t, fs.Name(), err)
+	}
+	if *asJSON {
+		code = printJSON(t, fs.Name(), report)
+	} else {
+		t.printf("%s", reportText(dir, report))
+	}
+	if report.Damaged {
+		return exitFailed
+	}
+	return code
+}
+
+func verifyBuffer(ctx context.Context, dir string, progress func(done, total int64)) (*buffer.Report, error) {
+	res, err := askAgent(ctx, dir, "/buffer/verify", nil)
+	if err != nil {
+		return nil, err
+	}
+	if res == nil {
+		d, err := openStopped(dir)
+		if err != nil {
+			return nil, err
+		}
+		return d.Verify(ctx, progress)
+	}
+	defer res.Body.Close()
+	for dec := json.NewDecoder(res.Body); ; {
+		var line verifyLine
+		switch err := dec.Decode(&line); {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			return nil, errAgentEnded
+		case line.Error != "":
+			return nil, errors.New(line.Error)
+		case line.Report != nil:
+			return line.Report, nil
+		}
+		progress(line.Done, line.Total)
+	}
+}
+
+// exportRequest is what millrace buffer export was asked for.
+type exportRequest struct {
+	dir, format, uplink, out string
+	salvage, force           bool
+}
+
+func bufferExport(ctx context.Context, t terminal, args []string) int {
+	fs := flags(t, "buffer export", "buffer export DIR [options]",
+		`Writes all batches that are in a buffer, the oldest first. NDJSON: each line is a
+batch, as it goes to the platform. CSV: each line is a reading.`)
+	var r exportRequest
+	fs.StringVar(&r.format, "format", "", "ndjson or csv; left out: what the name of --out says, or ndjson")
+	fs.StringVar(&r.out, "out", "", "write to this `file` instead of standard output")
+	fs.BoolVar(&r.force, "force", false, "overwrite the file")
+	fs.StringVar(&r.uplink, "uplink", "", "only what waits for the uplink of this `name`")
+	fs.BoolVar(&r.salvage, "salvage", false, "also what is readable in damaged files, and in those that were set aside")
+	var code int
+	var ok bool
+	if r.dir, code, ok = parseDir(t, fs, args); !ok {
+		return code
+	}
+	if err := r.check(); err != nil {
+		t.errorf("millrace buffer export: %v\n", err)
+		return exitUsage
+	}
+	p := newProgress(t, "exported")
+	out, err := r.run(ctx, t, p)
+	p.end()
+	if err != nil {
+		return bufferFailed(t, fs.Name(), err)
+	}
+	return r.tell(ctx, t, out)
+}
+
+// check completes the request, or says what is wrong with it.
+func (r *exportRequest) check() error {
+	if r.format == "" {
+		r.format = formatNDJSON
+		if strings.EqualFold(filepath.Ext(r.out), ".csv") {
+			r.format = formatCSV
+		}
+	}
+	if r.format != formatNDJSON && r.format != formatCSV {
+		return fmt.Errorf("format %q: it is ndjson or csv", r.format)
+	}
+	if r.out == "" {
+		return nil
+	}
+	if _, err := os.Lstat(r.out); err == nil && !r.force {
+		return fmt.Errorf("%s is there already: choose another name, or --force", r.out)
+	}
+	into, err1 := os.Stat(filepath.Dir(r.out))
+	dir, err2 := os.Stat(r.dir)
+	if err1 == nil && err2 == nil && os.SameFile(into, dir) {
+		return errors.New("--out is in the buffer itself: choose a place outside of it")
+	}
+	return nil
+}
+
+// partSuffix is of the file that is being written; it gets its name when it
+// is whole.
+const partSuffix = ".part"
+
+func (r *exportRequest) run(ctx context.Context, t terminal, p *progress) (*exportOutcome, error) {
+	if r.out == "" {
+		return r.write(ctx, t.out, p)
+	}
+	f, err := os.OpenFile(r.out+partSuffix, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	out, err := r.write(ctx, f, p)
+	if err != nil || out.Error != "" {
+		_ = f.Close()
+		if info, serr := os.Stat(f.Name()); serr == nil && info.Size() == 0 {
+			_ = os.Remove(f.Name())
+		} else {
+			t.errorf("What was written so far is in %s.\n", f.Name())
+		}
+		return out, err
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return nil, err
+	}
+	return out, os.Rename(f.Name(), r.out)
+}
+
+// write exports to w.
+func (r *exportRequest) write(ctx context.Context, w io.Writer, p *progress) (*exportOutcome, error) {
+	q := url.Values{"format": {r.format}, "uplink": {r.uplink}, "salvage": {strconv.FormatBool(r.salvage)}}
+	res, err := askAgent(ctx, r.dir, "/buffer/export", q)
+	if err != nil {
+		return nil, err
+	}
+	if res != nil {
+		defer res.Body.Close()
+		return copyExport(ctx, w, res, p)
+	}
+	d, err := openStopped(r.dir)
+	if err != nil {
+		return nil, err
+	}
+	o := buffer.ExportOptions{Uplink: r.uplink, Salvage: r.salvage, Progress: p.bytes}
+	var failed error
+	out := exportTo(ctx, w, r.format, lookIntoDir(r.dir, d).Gateway, func(ctx context.Context, put buffer.Put) (buffer.ExportResult, error) {
+		var res buffer.ExportResult
+		res, failed = d.Export(ctx, o, put)
+		return res, failed
+	})
+	if errors.Is(failed, buffer.ErrUnknownUplink) {
+		return nil, failed
+	}
+	return &out, nil
+}
+
+// copyExport copies the agent's answer.
+func copyExport(ctx context.Context, w io.Writer, res *http.Response, p *progress) (*exportOutcome, error) {
+	total, _ := strconv.ParseUint(res.Header.Get(headerTotal), 10, 64) // 0: not known
+	out := &exportOutcome{}
+	lines := &lineCounter{w: w, total: int64(total), tell: p.lines}
+	if _, err := io.Copy(lines, res.Body); err != nil {
+		switch {
+		case ctx.Err() != nil:
+			err = ctx.Err()
+		case lines.err == nil:
+			err = errAgentEnded
+		}
+		out.Error = err.Error()
+		return out, nil
+	}
+	if err := json.Unmarshal([]byte(res.Trailer.Get(trailerOutcome)), out); err != nil {
+		out.Error = errAgentEnded.Error()
+	}
+	return out, nil
+}
+
+// lineCounter counts the lines that go through it.
+type lineCounter struct {
+	w           io.Writer
+	err         error // of w
+	done, total int64
+	tell        func(done, total int64)
+}
+
+func (l *lineCounter) Write(b []byte) (int, error) {
+	n, err := l.w.Write(b)
+	l.err = err
+	for _, c := range b[:n] {
+		if c == '\n' {
+			l.done++
+		}
+	}
+	l.tell(l.done, l.total)
+	return n, err
+}
+
+// tell says on standard error how the export ended.
+func (r *exportRequest) tell(ctx context.Context, t terminal, out *exportOutcome) int {
+	where := ""
+	if r.out != "" {
+		where = " to " + r.out
+		if out.Error != "" {
+			where += partSuffix
+		}
+	}
+	if ctx.Err() != nil {
+		out.Error = "it was interrupted"
+	}
+	if r.out != "" || !out.whole() {
+		t.errorf("%s with %s were written%s.\n", amount(out.Records-min(out.Records, out.Unknown), "batch", "batches"), amount(out.Readings, "reading", "readings"), where)
+	}
+	for _, line := range out.problems() {
+		t.errorf("%s\n", line)
+	}
+	if len(out.Skipped)+out.Damaged > 0 && !r.salvage {
+		t.errorf("What is readable in damaged files comes with --salvage.\n")
+	}
+	if out.Error != "" {
+		t.errorf("millrace buffer export: %s\n", out.Error)
+	}
+	if !out.whole() {
+		return exitFailed
+	}
+	return exitDone
+}
+
+// errAgentEnded: the answer was cut off.
+var errAgentEnded = errors.New("the agent has ended meanwhile; ask again: without it, the files are read")
+
+// askAgent asks the agent that uses dir; nil: there is none, or dir is a file.
+func askAgent(ctx context.Context, dir, path string, query url.Values) (*http.Response, error) {
+	if info, err := os.Stat(dir); err != nil || !info.IsDir() {
+		return nil, nil // opening it says more
+	}
+	conn, err := dialLocal(ctx, dir)
+	switch {
+	case errors.Is(err, os.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("ask the agent: %w", err)
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return conn, nil },
+	}}
+	u := url.URL{Scheme: "http", Host: "agent", Path: path, RawQuery: query.Encode()}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+	if err != nil {
+		return nil, err
+	}
+	res, err := client.Do(req)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, errAgentEnded
+	case res.StatusCode == http.StatusOK:
+		return res, nil
+	}
+	defer res.Body.Close()
+	text, _ := bufio.NewReader(res.Body).ReadString('\n') // what there is of it
+	err = errors.New(strings.TrimSpace(text))
+	if res.StatusCode == http.StatusNotFound {
+		err = wrongUsageError{err}
+	}
+	return nil, err
+}
+
+// openStopped opens the files of a stopped agent.
+func openStopped(dir string) (*buffer.Dir, error) {
+	d, err := buffer.OpenDir(dir)
+	if errors.Is(err, buffer.ErrInUse) {
+		return nil, fmt.Errorf("%w, which does not answer at its socket %s. It may be of an older version, or in the middle of its start or end: try again, or stop it",
+			err, filepath.Join(dir, socketName))
+	}
+	return d, err
+}
+
+// wrongUsageError is one of the person who typed the command.
+type wrongUsageError struct{ error }
+
+// bufferFailed says why a verb came to nothing, and returns the exit code.
+func bufferFailed(t terminal, name string, err error) int {
+	var wrong wrongUsageError
+	switch {
+	case errors.Is(err, context.Canceled):
+		t.errorf("millrace %s: it was interrupted\n", name)
+		return exitFailed
+	case errors.Is(err, os.ErrPermission):
+		t.errorf("millrace %s: %v: run it as the user of the agent, or as root\n", name, err)
+		return exitFailed
+	}
+	t.errorf("millrace %s: %v\n", name, err)
+	if errors.As(err, &wrong) || errors.Is(err, buffer.ErrNoBuffer) || errors.Is(err, buffer.ErrUnknownUplink) {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+func printJSON(t terminal, name string, v any) int {
+	enc := json.NewEncoder(t.out)
+	enc.SetIndent("", "  ")
+	if err := enc.Encode(v); err != nil {
+		t.errorf("millrace %s: %v\n", name, err)
+		return exitFailed
+	}
+	return exitDone
+}
