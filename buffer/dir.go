@@ -10,8 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 // Errors of OpenDir.
@@ -33,8 +31,7 @@ type Dir struct {
 	aside    []asideSegment
 	left     []string // what a crash left half done: the next start clears it away
 	state    *stateImage
-	values   map[string][]byte
-	stateErr error // why there is no state
+	stateErr error // why it is not all that state.db should hold
 	size     int64 // of all files
 }
 
@@ -78,7 +75,7 @@ func OpenDir(path string) (*Dir, error) {
 
 // openOne makes a Dir of a single segment.
 func openOne(path string, size int64) (*Dir, error) {
-	d := &Dir{path: path, single: true, size: size, stateErr: errors.New("a single file says nothing of uplinks")}
+	d := &Dir{path: path, single: true, size: size, state: newStateImage(), stateErr: errors.New("a single file says nothing of uplinks")}
 	s, aside, ok := segmentOf(path)
 	if !ok {
 		return nil, fmt.Errorf("%s: %w: a segment's name is ORDINAL-FIRST-STREAM.seg, as the agent gave it", path, ErrNoBuffer)
@@ -169,71 +166,27 @@ func (d *Dir) sortSegments() {
 	})
 }
 
-// readState reads state.db, if there is one that can be read.
+// readState reads state.db, as far as that is possible.
 func (d *Dir) readState() {
-	path := filepath.Join(d.path, stateName)
-	d.state, d.values, d.stateErr = readStateFile(path)
+	d.state, d.stateErr = loadState(d.path)
 	if errors.Is(d.stateErr, os.ErrNotExist) {
 		d.stateErr = fmt.Errorf("there is no %s: what each uplink has acknowledged is not known", stateName)
 	}
 }
 
-// readStateFile reads state.db without changing it. bbolt's lock on it is
-// shared and short: an agent that starts waits for it.
-func readStateFile(path string) (im *stateImage, values map[string][]byte, err error) {
-	db, err := openBolt(path, true, 0)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer func() {
-		if !errors.Is(err, errBroken) {
-			_ = closeBolt(db) // it was only read
-		}
-	}()
-	if err := view(db, stateIsOurs); err != nil {
-		return nil, nil, err
-	}
-	f := &stateFile{db: db}
-	if im, err = f.read(); err != nil {
-		return nil, nil, err
-	}
-	values, err = f.values()
-	return im, values, err
-}
-
-// stateIsOurs verifies that a state.db has the version and the buckets that
-// this program writes.
-func stateIsOurs(tx *bolt.Tx) error {
-	meta := tx.Bucket([]byte(bucketMeta))
-	if meta == nil {
-		return fmt.Errorf("%w: %s has no version", errFormat, stateName)
-	}
-	if v := meta.Get([]byte(keyVersion)); len(v) != 1 || v[0] != stateVersion {
-		return fmt.Errorf("%s is %w (format %v, this one reads %d)", stateName, ErrVersion, v, stateVersion)
-	}
-	for _, name := range stateBuckets() {
-		if tx.Bucket([]byte(name)) == nil {
-			return fmt.Errorf("%w: %s has no %s", errFormat, stateName, name)
-		}
-	}
-	return nil
-}
-
 // summarize learns what a segment holds: from state.db, or else from the
 // headers of its chunks. What cannot be read stays unknown.
 func (d *Dir) summarize(s *segment) {
-	if d.state != nil {
-		if sum, ok := d.state.segments[s.start()]; ok && sum.last >= s.first {
-			s.last, s.oldest, s.newest, s.readings, s.sealed = sum.last, sum.oldest, sum.newest, sum.readings, true
-			return
-		}
+	if sum, ok := d.state.segments[s.start()]; ok && sum.last >= s.first {
+		s.last, s.oldest, s.newest, s.readings, s.sealed = sum.last, sum.oldest, sum.newest, sum.readings, true
+		return
 	}
-	f, err := os.Open(s.path)
+	f, size, err := openRegular(s.path)
 	if err != nil {
 		return
 	}
 	defer f.Close() //nolint:errcheck // only read
-	_ = walkBolt(f, func(path []string, _, value []byte, _ int64) error {
+	_ = walkBolt(f, size, func(path []string, _, value []byte, _ int64) error {
 		if path[0] == bucketChunks {
 			if h, err := parseChunkHeader(value); err == nil {
 				s.cover(&h)
@@ -243,25 +196,15 @@ func (d *Dir) summarize(s *segment) {
 	}) // verify and export say what is wrong with it
 }
 
-// Values returns the small values that Buffer.StatePut stored; nil if
-// state.db cannot be read.
-func (d *Dir) Values() map[string][]byte { return d.values }
+// Value returns the small value that Buffer.StatePut stored under key; nil if
+// there is none, or state.db cannot be read.
+func (d *Dir) Value(key string) []byte { return d.state.values[key] }
 
 // uplinks returns the uplinks at their places.
 func (d *Dir) uplinks() map[string]*uplink {
 	all := make(map[string]*uplink)
-	if d.state == nil {
-		return all
-	}
 	for name, c := range d.state.cursors {
-		gaps := slices.Clone(d.state.gaps[name])
-		slices.SortFunc(gaps, func(x, y *pendingGap) int {
-			if x.start().before(y.start()) {
-				return -1
-			}
-			return 1
-		})
-		all[name] = newUplink(name, c, gaps)
+		all[name] = newUplink(name, c, slices.Clone(d.state.gaps[name]))
 	}
 	return all
 }
@@ -316,12 +259,12 @@ func (r rawFile) close() { _ = r.f.Close() } // it was only read
 // content is what was found in the file of a segment.
 type content struct {
 	refs    []chunkRef
-	schemas map[uint64][]byte
-	damaged int // chunks and schemas in the tree that are not what they should be
+	schemas map[uint64][]byte // packed
+	damaged int               // chunks and schemas in the tree that are not what they should be
 }
 
 // indexTree finds the chunks by the file's tree.
-func indexTree(ctx context.Context, f *os.File, stream string, from chunkSource) (*content, error) {
+func indexTree(ctx context.Context, f *os.File, size int64, stream string, from chunkSource) (*content, error) {
 	tag := streamTag(stream)
 	c := &content{schemas: make(map[uint64][]byte)}
 	visit := visitor(func(path []string, key, value []byte, at int64) error {
@@ -342,7 +285,7 @@ func indexTree(ctx context.Context, f *os.File, stream string, from chunkSource)
 		}
 		return nil
 	})
-	return c, walkBolt(f, visit.until(ctx))
+	return c, walkBolt(f, size, visit.until(ctx))
 }
 
 func (c *content) takeSchema(key, value []byte) {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"math"
 	"os"
 	"path/filepath"
@@ -86,7 +85,7 @@ func (d *Dir) findSchema(ctx context.Context, id uint64) []byte {
 			continue // it cannot help
 		}
 		src.close()
-		if blob, ok := c.schemas[id]; ok {
+		if blob, err := unpackSchema(c.schemas[id]); err == nil && c.schemas[id] != nil {
 			return blob
 		}
 	}
@@ -95,12 +94,12 @@ func (d *Dir) findSchema(ctx context.Context, id uint64) []byte {
 
 // uplink returns the uplink of that name at its place.
 func (d *Dir) uplink(name string) (*uplink, error) {
-	if d.stateErr != nil {
-		return nil, fmt.Errorf("what waits for an uplink is not known: %w", d.stateErr)
-	}
 	all := d.uplinks()
 	if u := all[name]; u != nil {
 		return u, nil
+	}
+	if d.stateErr != nil {
+		return nil, fmt.Errorf("what waits for uplink %s is not known: %w", name, d.stateErr)
 	}
 	return nil, unknownUplink(name, all)
 }
@@ -132,12 +131,12 @@ type openSource func(ctx context.Context, stream string, salvage bool) (chunkSou
 // openRaw opens a file that nobody writes to.
 func openRaw(path string) openSource {
 	return func(ctx context.Context, stream string, salvage bool) (chunkSource, *content, error) {
-		f, err := os.Open(path)
+		f, size, err := openRegular(path)
 		if err != nil {
 			return nil, nil, err
 		}
 		src := rawFile{f}
-		c, err := indexTree(ctx, f, stream, src)
+		c, err := indexTree(ctx, f, size, stream, src)
 		if salvage && !errors.Is(err, ErrVersion) && (err != nil && isDamage(err) || err == nil && c.damaged > 0) {
 			c, err = indexScan(f, stream, src), nil
 			if len(c.refs) == 0 {
@@ -342,9 +341,21 @@ func (e *exporter) index(g *fileGroup) ([]chunkRef, error) {
 		e.opened = append(e.opened, src)
 		e.result.Damaged += c.damaged
 		refs = append(refs, c.refs...)
-		maps.Copy(e.schemas, c.schemas)
+		e.learn(c.schemas)
 	}
 	return refs, nil
+}
+
+// learn takes the schemas of a file.
+func (e *exporter) learn(packed map[uint64][]byte) {
+	for id, p := range packed {
+		if e.schemas[id] != nil {
+			continue
+		}
+		if blob, err := unpackSchema(p); err == nil {
+			e.schemas[id] = blob
+		}
+	}
 }
 
 // chunk exports what is wanted of a chunk and was not exported yet.
@@ -442,6 +453,9 @@ func faultText(err error) string {
 	text := err.Error()
 	if i := strings.Index(text, errStructure.Error()); i >= 0 {
 		return text[i:]
+	}
+	if _, after, found := strings.Cut(text, errFormat.Error()+": "); found {
+		return after
 	}
 	return text
 }

@@ -291,7 +291,7 @@ func TestDirVersion(t *testing.T) {
 	if err := closeBolt(db); err != nil {
 		t.Fatal(err)
 	}
-	if db, err = openBolt(filepath.Join(dir, stateName), false, 0); err != nil {
+	if db, err = bolt.Open(filepath.Join(dir, stateName), fileMode, nil); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := update(db, putVersion(stateVersion+1)); err != nil {
@@ -308,7 +308,7 @@ func TestDirVersion(t *testing.T) {
 	said := 0
 	for _, f := range r.Files {
 		for _, fault := range f.Faults {
-			if strings.Contains(fault, "another version of Millrace (format [4], this one reads 3)") || strings.Contains(fault, "another version of Millrace (format [2], this one reads 1)") {
+			if strings.Contains(fault, "another version of Millrace (format") || strings.Contains(fault, "another version of millrace; this one") {
 				said++
 			}
 		}

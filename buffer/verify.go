@@ -67,17 +67,17 @@ func (d *Dir) Verify(ctx context.Context, progress func(done, total int64)) (*Re
 		return nil, err
 	}
 	defer v.decoder.close()
-	for _, u := range d.uplinks() {
-		v.wants = append(v.wants, u.uncovered)
-	}
-	files := v.plan(d.segments, d.aside, func(s *segment) verifyFile { return v.raw(s, KindSegment) })
-	if d.state != nil {
+	if d.stateErr == nil { // else it is not known what is wanted
+		for _, u := range d.uplinks() {
+			v.wants = append(v.wants, u.uncovered)
+		}
 		v.summaries(d.state)
 	}
+	files := v.plan(d.segments, d.aside, func(s *segment) verifyFile { return v.raw(s, KindSegment) })
 	if err := v.run(files); err != nil {
 		return nil, err
 	}
-	if d.state != nil {
+	if d.stateErr == nil {
 		v.missingFiles(d.state, d.segments)
 	}
 	if size := fileSize(filepath.Join(d.path, stateName)); size > 0 || !d.single && len(d.segments) > 0 {
@@ -137,9 +137,20 @@ func (b *Buffer) Verify(ctx context.Context, progress func(done, total int64)) (
 	if err := v.run(files); err != nil {
 		return nil, err
 	}
-	_, err = d.state.read()
-	v.state(fileSize(filepath.Join(d.dir, stateName)), err)
+	v.state(fileSize(filepath.Join(d.dir, stateName)), stateFault(d.dir))
 	return v.finish(), nil
+}
+
+// stateFault says what is wrong with a state.db that is in use. A commit
+// while it is read may look like damage, but not again and again: they are
+// about a second apart.
+func stateFault(dir string) (err error) {
+	for range 3 {
+		if _, err = loadState(dir); err == nil {
+			return nil
+		}
+	}
+	return err
 }
 
 // verifyFile is one file's turn.
@@ -241,7 +252,7 @@ func (v *verifier) run(files []verifyFile) error {
 // raw verifies a file that nobody writes to.
 func (v *verifier) raw(s *segment, kind string) verifyFile {
 	return verifyFile{s.size, func() error {
-		f, err := os.Open(s.path)
+		f, size, err := openRegular(s.path)
 		if errors.Is(err, os.ErrNotExist) {
 			return nil // it was drained meanwhile
 		}
@@ -250,7 +261,7 @@ func (v *verifier) raw(s *segment, kind string) verifyFile {
 		}
 		defer f.Close() //nolint:errcheck // only read
 		v.begin(s, kind)
-		err = walkBolt(f, visitor(func(path []string, key, value []byte, _ int64) error {
+		err = walkBolt(f, size, visitor(func(path []string, key, value []byte, _ int64) error {
 			return v.item(path, key, value)
 		}).until(v.ctx))
 		if v.ctx.Err() != nil {

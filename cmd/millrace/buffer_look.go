@@ -46,7 +46,7 @@ func (a *agent) lookIntoBuffer() *bufferLook {
 func lookIntoDir(path string, d *buffer.Dir) *bufferLook {
 	l := &bufferLook{Dir: path, Look: d.Look()}
 	var ab about
-	if json.Unmarshal(d.Values()[aboutKey], &ab) == nil { // an older version kept nothing
+	if json.Unmarshal(d.Value(aboutKey), &ab) == nil { // an older version kept nothing
 		l.Gateway, l.MaxBytes = ab.Gateway, ab.MaxSize
 	}
 	return l
