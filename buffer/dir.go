@@ -189,7 +189,7 @@ func (d *Dir) summarize(s *segment) {
 	_ = walkBolt(f, size, func(path []string, _, value []byte, _ int64) error {
 		if path[0] == bucketChunks {
 			if h, err := parseChunkHeader(value); err == nil {
-				s.cover(&h)
+				s.cover(&h, 0)
 			}
 		}
 		return nil
