@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"millrace/buffer/internal/clock"
 )
 
 // Errors of OpenDir.
@@ -31,6 +33,7 @@ type Dir struct {
 	aside    []asideSegment
 	left     []string // what a crash left half done: the next start clears it away
 	state    *stateImage
+	clocks   clocks
 	stateErr error // why it is not all that state.db should hold
 	size     int64 // of all files
 }
@@ -58,7 +61,7 @@ func OpenDir(path string) (*Dir, error) {
 	if err := lockIsFree(path); err != nil {
 		return nil, err
 	}
-	d := &Dir{path: path}
+	d := &Dir{path: path, clocks: bareClocks()}
 	known, err := d.list()
 	if err != nil {
 		return nil, err
@@ -75,7 +78,7 @@ func OpenDir(path string) (*Dir, error) {
 
 // openOne makes a Dir of a single segment.
 func openOne(path string, size int64) (*Dir, error) {
-	d := &Dir{path: path, single: true, size: size, state: newStateImage(), stateErr: errors.New("a single file says nothing of uplinks")}
+	d := &Dir{path: path, single: true, size: size, clocks: bareClocks(), state: newStateImage(), stateErr: errors.New("a single file says nothing of uplinks")}
 	s, aside, ok := segmentOf(path)
 	if !ok {
 		return nil, fmt.Errorf("%s: %w: a segment's name is ORDINAL-FIRST-STREAM.seg, as the agent gave it", path, ErrNoBuffer)
@@ -93,6 +96,11 @@ func openOne(path string, size int64) (*Dir, error) {
 		d.summarize(s)
 	}
 	return d, nil
+}
+
+// bareClocks knows nothing, not even of this boot: a look is no run.
+func bareClocks() clocks {
+	return clocks{mine: &clock.History{}, streams: make(map[uint64]string), boots: make(map[string]*clock.History)}
 }
 
 // segmentOf reads a segment's name, also that of one that was set aside or
@@ -169,6 +177,7 @@ func (d *Dir) sortSegments() {
 // readState reads state.db, as far as that is possible.
 func (d *Dir) readState() {
 	d.state, d.stateErr = loadState(d.path)
+	d.clocks.take(d.state)
 	if errors.Is(d.stateErr, os.ErrNotExist) {
 		d.stateErr = fmt.Errorf("there is no %s: what each uplink has acknowledged is not known", stateName)
 	}
@@ -186,14 +195,34 @@ func (d *Dir) summarize(s *segment) {
 		return
 	}
 	defer f.Close() //nolint:errcheck // only read
-	_ = walkBolt(f, size, func(path []string, _, value []byte, _ int64) error {
-		if path[0] == bucketChunks {
+	var c content
+	_ = walkBolt(f, size, func(trail []string, key, value []byte, _ int64) error {
+		switch trail[0] {
+		case bucketMeta:
+			c.takeMeta(key, value)
+		case bucketChunks:
 			if h, err := parseChunkHeader(value); err == nil {
-				s.cover(&h, 0)
+				c.refs = append(c.refs, chunkRef{head: h})
 			}
 		}
 		return nil
 	}) // verify and export say what is wrong with it
+	h := d.clocks.adopt(s.ord, c.boot, c.clock)
+	for i := range c.refs {
+		head := &c.refs[i].head
+		d.clocks.learn(s.ord, head.oldest, head.oldest-head.clock)
+		s.cover(head, stepped(h, head))
+	}
+}
+
+// takeMeta takes what a segment's meta bucket says of the clock.
+func (c *content) takeMeta(key, value []byte) {
+	switch string(key) {
+	case keyBoot:
+		c.boot = string(value)
+	case keyClock:
+		c.clock, _ = clock.Parse(value) // nil: it makes no sense
+	}
 }
 
 // Value returns the small value that Buffer.StatePut stored under key; nil if
@@ -260,6 +289,8 @@ func (r rawFile) close() { _ = r.f.Close() } // it was only read
 type content struct {
 	refs    []chunkRef
 	schemas map[uint64][]byte // packed
+	boot    string            // of which the records are
+	clock   *clock.History    // what the file knows of that boot's clock
 	damaged int               // chunks and schemas in the tree that are not what they should be
 }
 
@@ -273,6 +304,7 @@ func indexTree(ctx context.Context, f *os.File, size int64, stream string, from 
 			if string(key) == keyVersion {
 				return segmentVersionOf(value)
 			}
+			c.takeMeta(key, value)
 		case bucketSchemas:
 			c.takeSchema(key, value)
 		case bucketChunks:

@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+
+	"millrace/buffer/internal/clock"
 )
 
 // ExportOptions say what to export.
@@ -70,6 +72,7 @@ func (d *Dir) Export(ctx context.Context, o ExportOptions, put Put) (ExportResul
 		e.parts = u.uncovered
 	}
 	e.lookup = func(id uint64) []byte { return d.findSchema(ctx, id) }
+	e.clock = func(ord uint64, file *content) *clock.History { return d.clocks.adopt(ord, file.boot, file.clock) }
 	groups := groupFiles(d.segments, d.asideIf(o.Salvage), func(s *segment) openSource { return openRaw(s.path) })
 	e.total = totalSize(groups)
 	err = e.run(groups, math.MaxUint64)
@@ -224,10 +227,15 @@ type exporter struct {
 	schemas map[uint64][]byte      // nil: nowhere to be found
 	lookup  func(id uint64) []byte // finds one that its file has lost
 
+	// clock returns what is known of the clock of a stream's boot, of which a
+	// file may say more.
+	clock func(ord uint64, file *content) *clock.History
+
 	stream      string
 	last        uint64 // of the stream, what is done
 	done, total int64  // bytes
 
+	dates  *clock.History // for the present group
 	opened []chunkSource
 	carry  []chunkRef // chunks that reach into the next group
 	raw    []byte
@@ -318,6 +326,7 @@ func (e *exporter) group(g *fileGroup) error {
 // index opens the files of g and finds their chunks.
 func (e *exporter) index(g *fileGroup) ([]chunkRef, error) {
 	refs := e.carry
+	e.dates = e.clock(g.ord, &content{})
 	if len(e.schemas) > maxCachedSchemas {
 		clear(e.schemas)
 	}
@@ -342,6 +351,7 @@ func (e *exporter) index(g *fileGroup) ([]chunkRef, error) {
 		e.result.Damaged += c.damaged
 		refs = append(refs, c.refs...)
 		e.learn(c.schemas)
+		e.dates = e.clock(g.ord, c)
 	}
 	return refs, nil
 }
@@ -389,9 +399,13 @@ func (e *exporter) chunk(g *fileGroup, ref *chunkRef) error {
 		return nil         //nolint:nilerr // it is counted
 	}
 	e.last = to
+	base, set := e.dates.Base()
+	shift := base - stepped(e.dates, &ref.head)
 	for i := range recs {
 		r := &recs[i]
 		r.Stream = g.stream
+		r.Time += shift
+		r.ClockUnset = !set && r.Time < clock.FirstSane
 		if r.Seq < from || !within(wanted, r.Seq) {
 			continue
 		}

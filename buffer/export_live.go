@@ -9,6 +9,8 @@ import (
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/clock"
 )
 
 // Export hands every record that the buffer holds when it is called to put:
@@ -25,6 +27,11 @@ func (b *Buffer) Export(ctx context.Context, o ExportOptions, put Put) (ExportRe
 	e.lookup = func(id uint64) []byte {
 		blob, _ := b.Schema(id) // nil: it is lost
 		return blob
+	}
+	e.clock = func(ord uint64, _ *content) *clock.History {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		return b.clocks.of(ord).Clone()
 	}
 	b.mu.Lock()
 	end, closed := b.tail.next()-1, b.closed
@@ -126,6 +133,8 @@ func (b *Buffer) exportBatch(e *exporter, bt *batch) error {
 	}
 	for i := range bt.recs {
 		r := &bt.recs[i]
+		bt.at = i
+		b.date(bt, r)
 		if !within(wanted, r.Seq) {
 			continue
 		}

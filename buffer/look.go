@@ -77,7 +77,7 @@ type MemoryLook struct {
 
 // Look looks into the files.
 func (d *Dir) Look() Look {
-	l := lookAt(d.segments, d.uplinks())
+	l := lookAt(d.segments, d.uplinks(), d.clocks.wall)
 	l.Bytes = d.size
 	if d.stateErr != nil {
 		l.StateError = d.stateErr.Error()
@@ -92,7 +92,7 @@ func (d *Dir) Look() Look {
 func (b *Buffer) Look() Look {
 	stats := b.Stats()
 	b.mu.Lock()
-	l := lookAt(b.segments, b.uplinks)
+	l := lookAt(b.segments, b.uplinks, b.clocks.wall)
 	for _, a := range b.counts.setAside {
 		l.SetAside = append(l.SetAside, FileLook{filepath.Base(a.path), a.size})
 	}
@@ -120,8 +120,9 @@ func milli(t time.Time) int64 {
 	return t.UnixMilli()
 }
 
-// lookAt adds up what the segments hold, and what of it waits for whom.
-func lookAt(segments []*segment, uplinks map[string]*uplink) Look {
+// lookAt adds up what the segments hold, and what of it waits for whom. wall
+// makes wall times of plain ones.
+func lookAt(segments []*segment, uplinks map[string]*uplink, wall func(ord uint64, plain int64) int64) Look {
 	l := Look{Segments: len(segments), Streams: []StreamLook{}, Uplinks: []UplinkLook{}, SetAside: []FileLook{}}
 	for _, s := range segments {
 		if s.last < s.first {
@@ -133,10 +134,10 @@ func lookAt(segments []*segment, uplinks map[string]*uplink) Look {
 			l.Streams = append(l.Streams, StreamLook{Stream: s.stream, First: s.first})
 			n++
 		}
-		l.Streams[n-1].add(s)
+		l.Streams[n-1].add(s, wall)
 	}
 	for _, name := range slices.Sorted(maps.Keys(uplinks)) {
-		u := lookAtUplink(uplinks[name], segments)
+		u := lookAtUplink(uplinks[name], segments, wall)
 		l.Uplinks = append(l.Uplinks, u)
 		l.Batches = max(l.Batches, u.Batches)
 		l.Oldest = older(l.Oldest, u.Oldest)
@@ -144,20 +145,22 @@ func lookAt(segments []*segment, uplinks map[string]*uplink) Look {
 	return l
 }
 
-func (st *StreamLook) add(s *segment) {
+func (st *StreamLook) add(s *segment, wall func(ord uint64, plain int64) int64) {
 	st.Segments++
 	st.Bytes += s.size
 	st.Last = max(st.Last, s.last)
 	st.Readings += s.readings
 	if s.readings > 0 {
-		st.Oldest, st.Newest = older(st.Oldest, s.oldest), max(st.Newest, s.newest)
+		st.Oldest, st.Newest = older(st.Oldest, wall(s.ord, s.oldest)), max(st.Newest, wall(s.ord, s.newest))
 	}
 }
 
-func lookAtUplink(u *uplink, segments []*segment) UplinkLook {
+func lookAtUplink(u *uplink, segments []*segment, wall func(ord uint64, plain int64) int64) UplinkLook {
 	l := UplinkLook{Name: u.name, Acked: u.acked}
 	for _, g := range u.gaps {
-		l.Gaps = append(l.Gaps, g.Gap)
+		told := g.Gap
+		told.Oldest, told.Newest = wall(g.ord, g.Oldest), wall(g.ord, g.Newest)
+		l.Gaps = append(l.Gaps, told)
 	}
 	slices.SortFunc(l.Gaps, func(x, y Gap) int { return cmp.Or(cmp.Compare(x.Stream, y.Stream), cmp.Compare(x.From, y.From)) })
 	for _, s := range segments {
@@ -170,7 +173,7 @@ func lookAtUplink(u *uplink, segments []*segment) UplinkLook {
 		}
 		l.Batches += waits
 		l.Bytes += s.size
-		l.Oldest = older(l.Oldest, s.oldest)
+		l.Oldest = older(l.Oldest, wall(s.ord, s.oldest))
 	}
 	return l
 }

@@ -449,3 +449,50 @@ func putVersion(version byte) func(tx *bolt.Tx) error {
 		return tx.Bucket([]byte(bucketMeta)).Put([]byte(keyVersion), []byte{version})
 	}
 }
+
+// TestExportTimes: an export has the times that an uplink gets: corrected by
+// what became known of the clock, from the files, without state.db, and live.
+func TestExportTimes(t *testing.T) {
+	t.Parallel()
+	p := newPlant(t, 0)
+	p.append(50)
+	p.settle()
+	p.m.set(y2026)
+	p.append(50)
+	closeBuffer(t, p.b)
+	collect := func(export func(context.Context, ExportOptions, Put) (ExportResult, error)) {
+		t.Helper()
+		got := &dated{}
+		res, err := export(t.Context(), ExportOptions{}, func(r *Record, _ []byte) error {
+			got.records = append(got.records, *r)
+			return nil
+		})
+		if err != nil || !res.Whole() {
+			t.Fatalf("%v: %+v", err, res)
+		}
+		p.want(got, y2026, false)
+	}
+	d := openDir(t, p.o.Dir)
+	collect(d.Export)
+	first, last := p.truth[0]+y2026, p.truth[99]+y2026
+	if l := d.Look(); abs(l.Streams[0].Oldest-first) > 5 || abs(l.Streams[0].Newest-last) > 5 || abs(l.Oldest-first) > 5 {
+		t.Errorf("%+v, want %d to %d", l, first, last)
+	}
+	state := filepath.Join(p.o.Dir, stateName)
+	if err := os.Rename(state, state+".away"); err != nil {
+		t.Fatal(err)
+	}
+	d = openDir(t, p.o.Dir)
+	collect(d.Export)
+	if l := d.Look(); abs(l.Streams[0].Oldest-first) > 5 || abs(l.Streams[0].Newest-last) > 5 {
+		t.Errorf("%+v, want %d to %d", l, first, last)
+	}
+	if err := os.Rename(state+".away", state); err != nil {
+		t.Fatal(err)
+	}
+	p.open()
+	collect(p.b.Export)
+	p.append(10)
+	collect(p.b.Export)
+	closeBuffer(t, p.b)
+}
