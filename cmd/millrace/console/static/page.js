@@ -69,7 +69,7 @@ const clockTime = (seconds) => {
   return t.toLocaleDateString('en-GB', { weekday: 'short', day: 'numeric', month: 'short' }) + ', ' + time;
 };
 // Why readings were given up: the reasons of gap notices.
-const losses = { buffer_full: 'the buffer was full', too_old: 'too old', damaged: 'a damaged file', disk_error: 'the disk took nothing' };
+const losses = { buffer_full: 'the buffer was full', too_old: 'too old', damaged: 'a damaged file', disk_error: 'the disk took nothing', crash: 'the agent died' };
 // What ends the buffer, after 'until'.
 const limits = {
   max_size: (b) => 'its files reach max_size (' + bytes(b.max_bytes) + ')',
