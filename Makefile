@@ -86,7 +86,7 @@ SEED  ?=
 .PHONY: campaign
 campaign: deps ## kill the agent KILLS=5000 times at random moments, and cut the power a tenth as often
 	@MILLRACE_KILLS=$(KILLS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestKillMinusNineCampaign ./cmd/millrace
-	@MILLRACE_CUTS=$$(($(KILLS) / 10)) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestPowerCut ./buffer
+	@MILLRACE_CUTS=$$(($(KILLS) / 10)) MILLRACE_ROUNDS=$$(($(KILLS) / 100)) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run 'TestPowerCut|TestKillMinusNine' ./buffer
 
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions

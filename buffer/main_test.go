@@ -17,5 +17,8 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(powerVar); spec != "" {
 		os.Exit(runPower(spec))
 	}
+	if spec := os.Getenv(recoverVar); spec != "" {
+		os.Exit(runRecovery(spec))
+	}
 	goleak.VerifyTestMain(m)
 }
