@@ -226,7 +226,11 @@ func (b *Buffer) watchClock() time.Duration {
 // Now returns the best wall time that is known: the wall clock, but for one
 // that was right in this boot and then fell to a time before 2020.
 func (b *Buffer) Now() time.Time {
-	return b.o.Now().Add(time.Duration(b.clocks.shift.Load()) * time.Millisecond)
+	now := b.o.Now()
+	if shift := b.clocks.shift.Load(); shift != 0 {
+		return now.Round(0).Add(ms(shift))
+	}
+	return now
 }
 
 // date gives the next record of the batch the best time that is known now,

@@ -38,6 +38,7 @@ const (
 type bus struct {
 	key string
 	log *slog.Logger
+	now func() time.Time
 
 	conn    protocols.Bus
 	sub     protocols.Subscriber // conn, where it can subscribe
@@ -73,7 +74,7 @@ type busDevices struct {
 	total   int
 }
 
-func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logger) (*bus, error) {
+func newBus(key string, driver protocols.Driver, devs []*device, o Options) (*bus, error) {
 	cfgs := make([]*protocols.Device, len(devs))
 	for i, d := range devs {
 		cfgs[i] = d.cfg
@@ -83,7 +84,7 @@ func newBus(key string, driver protocols.Driver, devs []*device, log *slog.Logge
 		return nil, err
 	}
 	b := &bus{
-		key: key, conn: conn, log: log.With("bus", key),
+		key: key, conn: conn, log: o.Log.With("bus", key), now: o.Now,
 		done: make(chan struct{}), updates: make(chan struct{}, 1),
 	}
 	b.sub, _ = conn.(protocols.Subscriber)
@@ -133,7 +134,7 @@ func (b *bus) run(ctx context.Context) {
 		reports = b.sub.Reports()
 	}
 	for {
-		timer.Reset(time.Until(b.nextWake(time.Now())))
+		timer.Reset(b.untilWake())
 		select {
 		case <-ctx.Done():
 			return
@@ -177,7 +178,7 @@ func (b *bus) setDevices(set busDevices) {
 		}
 	}
 	b.devices = devs
-	now := time.Now()
+	now := b.now()
 	for _, d := range devs {
 		if known[d] {
 			continue
@@ -194,6 +195,12 @@ func (b *bus) setDevices(set busDevices) {
 }
 
 func (b *bus) subscribes(d *device) bool { return b.sub != nil && d.cfg.OPCUA.Subscribe }
+
+// untilWake is how long nothing is due.
+func (b *bus) untilWake() time.Duration {
+	now := b.now()
+	return b.nextWake(now).Sub(now)
+}
 
 // nextWake is when something is due next.
 func (b *bus) nextWake(now time.Time) time.Time {
@@ -228,13 +235,13 @@ func (b *bus) turn(ctx, work context.Context) {
 	if len(b.subs) > 0 {
 		b.keepSubscribed(work)
 	}
-	if g := b.sched.first(); g != nil && ctx.Err() == nil && !g.due.After(time.Now()) {
+	if g := b.sched.first(); g != nil && ctx.Err() == nil && !g.due.After(b.now()) {
 		b.scan(work, g)
-		skipped := g.reschedule(time.Now())
+		skipped := g.reschedule(b.now())
 		g.dev.counters.missed.Add(uint64(skipped))
 		b.sched.changed(g)
 	}
-	now := time.Now()
+	now := b.now()
 	for _, d := range b.devices {
 		if d.state.expire(now) {
 			d.tellState()
@@ -246,7 +253,7 @@ func (b *bus) turn(ctx, work context.Context) {
 // hands the result to the device. A turn that cannot be taken is counted.
 func (b *bus) scan(work context.Context, g *group) {
 	d := g.dev
-	now := time.Now()
+	now := b.now()
 	if now.Before(d.nextProbe) {
 		d.counters.missed.Add(1)
 		return
@@ -264,7 +271,7 @@ func (b *bus) scan(work context.Context, g *group) {
 		b.dropConnection(res.Err)
 		// A device that closes idle connections has not failed: it gets a new
 		// connection at once. One that never answered on this one waits.
-		if wasProven && res.Answers == 0 && work.Err() == nil && b.connect(work, time.Now()) {
+		if wasProven && res.Answers == 0 && work.Err() == nil && b.connect(work, b.now()) {
 			res, took = b.read(work, g)
 			if protocols.KindOf(res.Err) == protocols.KindNotConnected {
 				b.dropConnection(res.Err)
@@ -298,9 +305,9 @@ func (b *bus) hear(res protocols.ScanResult) {
 	}
 	b.unanswered++
 	if b.unanswered == 1 {
-		b.deafSince = time.Now()
+		b.deafSince = b.now()
 	}
-	if b.unanswered >= deafScans && time.Since(b.deafSince) >= deafTime {
+	if b.unanswered >= deafScans && b.now().Sub(b.deafSince) >= deafTime {
 		b.unanswered = 0
 		b.disconnect() // the next scan connects
 	}
@@ -315,9 +322,9 @@ func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.D
 		}
 		g.scan = s
 	}
-	start := time.Now()
+	start := b.now()
 	res := g.scan.Read(work, g.out)
-	return res, time.Since(start)
+	return res, b.now().Sub(start)
 }
 
 // demote makes a silent unit wait for its next probe, so that all silent
@@ -334,7 +341,7 @@ func (b *bus) demote(d *device, took time.Duration) {
 	if b.sub != nil || !b.connected || silent == len(b.devices) {
 		return
 	}
-	d.nextProbe = time.Now().Add(took * probeShare * time.Duration(silent))
+	d.nextProbe = b.now().Add(took * probeShare * time.Duration(silent))
 }
 
 // promote lets all silent units be probed at once: the line is alive again.
@@ -390,7 +397,7 @@ func (b *bus) lost(err error) {
 	// Jitter of a fifth: gateways that lost one switch do not all come back in
 	// the same instant.
 	wait -= rand.N(wait / 5) //nolint:gosec // spreading load, not a secret
-	b.nextConnect = time.Now().Add(wait)
+	b.nextConnect = b.now().Add(wait)
 }
 
 func (b *bus) disconnect() {
@@ -406,7 +413,7 @@ func (b *bus) disconnect() {
 // keepSubscribed connects and subscribes the devices that report by
 // themselves, and sends their snapshots when they are due.
 func (b *bus) keepSubscribed(work context.Context) {
-	now := time.Now()
+	now := b.now()
 	if !b.connected && now.Before(b.nextConnect) {
 		return
 	}
@@ -437,7 +444,7 @@ func (b *bus) subscribe(work context.Context, s *subscription) bool {
 	switch protocols.KindOf(err) {
 	case protocols.KindRefused, protocols.KindMalformed, protocols.KindBadAddress:
 		s.dev.unanswered(err)
-		s.due = time.Now().Add(backoffRefused)
+		s.due = b.now().Add(backoffRefused)
 		return true
 	case protocols.KindNotConnected, protocols.KindTimeout, protocols.KindUntrusted:
 	}
@@ -446,7 +453,7 @@ func (b *bus) subscribe(work context.Context, s *subscription) bool {
 		b.silence(err)
 		return false
 	}
-	s.active, s.due = true, time.Now().Add(s.dev.cfg.Snapshot)
+	s.active, s.due = true, b.now().Add(s.dev.cfg.Snapshot)
 	return true
 }
 
@@ -466,7 +473,7 @@ func (b *bus) report(rep protocols.Report) {
 		b.lost(rep.Err)
 		for _, s := range b.subs {
 			// Until now the subscription stood, even if nothing changed.
-			s.dev.state.heard(time.Now())
+			s.dev.state.heard(b.now())
 		}
 		b.silence(rep.Err)
 		return

@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"millrace/configs"
 	"millrace/protocols"
@@ -39,6 +40,9 @@ type Options struct {
 	// from several goroutines. It must not wait for anything.
 	State func(DeviceState)
 	Log   *slog.Logger
+	// Now is the wall clock, with a monotonic part; nil: time.Now. What is
+	// awaited goes by the monotonic part, what is shown by the wall clock.
+	Now func() time.Time
 }
 
 // Collector runs the buses of a gateway.
@@ -56,6 +60,9 @@ type Collector struct {
 
 // New makes a Collector that runs nothing yet.
 func New(o Options) *Collector {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	return &Collector{opts: o, buses: map[string]*bus{}}
 }
 
@@ -124,7 +131,7 @@ func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, er
 			continue
 		}
 		driver, _, _ := strings.Cut(key, " ")
-		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts.Log)
+		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", devs[0].cfg.Endpoint, err)
 		}

@@ -621,7 +621,7 @@ func TestLargeBatchesAreSplit(t *testing.T) {
 func TestBatchAfterAnInternalError(t *testing.T) {
 	t.Parallel()
 	buf := newFakeBuffer(t)
-	d, err := newDevice(testDevice("a", "bus", "x", "y"), Options{Appender: buf, State: buf.state, Log: testLog()})
+	d, err := newDevice(testDevice("a", "bus", "x", "y"), Options{Appender: buf, State: buf.state, Log: testLog(), Now: time.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,6 +18,7 @@ type device struct {
 	appender Appender
 	onState  func(DeviceState)
 	log      *slog.Logger
+	now      func() time.Time
 
 	pipes    []pipeline // by tag
 	schema   *protocols.Schema
@@ -59,7 +60,7 @@ type view struct {
 
 func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 	d := &device{
-		cfg: cfg, appender: o.Appender, onState: o.State, log: o.Log.With("device", cfg.ID),
+		cfg: cfg, appender: o.Appender, onState: o.State, log: o.Log.With("device", cfg.ID), now: o.Now,
 		schema: &protocols.Schema{Device: cfg.ID},
 		faulty: map[*group]error{},
 	}
@@ -75,7 +76,7 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 		d.schema.Tags = append(d.schema.Tags, protocols.SchemaTag{Name: t.Name, Unit: t.Unit})
 	}
 	d.schemaID = d.schema.ID()
-	d.state = newStateMachine(cfg, time.Now())
+	d.state = newStateMachine(cfg, o.Now())
 	d.view.state = d.state.cur
 	if len(cfg.Tags) == 0 {
 		return d, nil
@@ -169,7 +170,7 @@ func (d *device) unansweredScan(g *group, err error) {
 	g.silent = true
 	if g.deaf && !d.down && protocols.KindOf(err) != protocols.KindNotConnected {
 		d.faulty[g] = err
-		if d.state.failing(time.Now(), err) {
+		if d.state.failing(d.now(), err) {
 			d.tellState()
 		}
 		return
@@ -184,7 +185,7 @@ func (d *device) reported(rep protocols.Report) {
 	d.counters.lost.Add(rep.Lost)
 	d.takeReport(&rep, ms)
 	d.send(ms)
-	if d.state.answered(time.Now(), d.unmonitored()) {
+	if d.state.answered(d.now(), d.unmonitored()) {
 		d.tellState()
 	}
 }
@@ -283,7 +284,7 @@ func (d *device) append(rs []protocols.Reading, ms int64) {
 // unanswered takes in that the device did not answer: all its tags go out as
 // bad, once.
 func (d *device) unanswered(err error) {
-	now := time.Now()
+	now := d.now()
 	if !d.down {
 		d.down = true
 		d.takeBad(protocols.ReasonOf(err), now.UnixMilli())
@@ -323,7 +324,7 @@ func (d *device) note(g *group, err error) bool {
 			break
 		}
 	}
-	return d.state.answered(time.Now(), err)
+	return d.state.answered(d.now(), err)
 }
 
 // unmonitored says, for a subscription, which of the tags the server does

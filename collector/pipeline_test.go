@@ -128,7 +128,7 @@ func (nullAppender) Append(int64, uint64, int, []byte) error { return nil }
 func BenchmarkScanned(b *testing.B) {
 	const tags = 500
 	cfg := testDevice("press-1", "a", make([]string, tags)...)
-	d, err := newDevice(cfg, Options{Appender: nullAppender{}, State: func(DeviceState) {}, Log: testLog()})
+	d, err := newDevice(cfg, Options{Appender: nullAppender{}, State: func(DeviceState) {}, Log: testLog(), Now: time.Now})
 	if err != nil {
 		b.Fatal(err)
 	}

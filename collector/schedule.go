@@ -58,6 +58,9 @@ func phaseOf(device string, interval time.Duration, devices int) time.Duration {
 // counted from 1970 UTC, plus phase.
 func nextDue(now time.Time, interval, phase time.Duration) time.Time {
 	past := time.Duration(now.Add(-phase).UnixNano() % int64(interval))
+	if past < 0 { // a clock that was never set, in its first second
+		past += interval
+	}
 	return now.Add(interval - past)
 }
 

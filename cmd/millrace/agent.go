@@ -20,6 +20,7 @@ import (
 // agent is all parts of a running gateway, put together.
 type agent struct {
 	log     *slog.Logger
+	now     func() time.Time // the machine's clock, with a monotonic part
 	started time.Time
 	stream  string
 
@@ -40,18 +41,18 @@ type agent struct {
 
 // drivers returns the drivers of this version, by the names that the
 // configuration uses. pki is the directory of OPC UA certificates, name the
-// gateway's.
-func drivers(log *slog.Logger, pki, name string) map[string]protocols.Driver {
+// gateway's; now is the wall clock (nil: time.Now).
+func drivers(log *slog.Logger, pki, name string, now func() time.Time) map[string]protocols.Driver {
 	return map[string]protocols.Driver{
-		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus")}),
-		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name}),
+		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus"), Now: now}),
+		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name, Now: now}),
 	}
 }
 
 // checkers returns the drivers as the configuration's validation needs them.
 func checkers() map[string]configs.Checker {
 	all := map[string]configs.Checker{}
-	for name, d := range drivers(slog.New(slog.DiscardHandler), "", "") {
+	for name, d := range drivers(slog.New(slog.DiscardHandler), "", "", nil) {
 		all[name] = d
 	}
 	return all
@@ -60,24 +61,24 @@ func checkers() map[string]configs.Checker {
 // startAgent starts everything: the buffer first, which shows whether another
 // agent runs already, the page, the uplinks, and the field last. What is
 // wrong with devices, brokers, the disk or the page's port is a state, not
-// an error.
-func startAgent(cfg *configs.Config, log *slog.Logger) (*agent, error) {
-	now := time.Now()
+// an error. clock is time.Now, but for tests.
+func startAgent(cfg *configs.Config, log *slog.Logger, clock func() time.Time) (*agent, error) {
+	now := clock()
 	a := &agent{
-		log: log, started: now, loaded: now, stream: newStreamID(now), cfg: cfg,
+		log: log, now: clock, started: now, loaded: now, stream: newStreamID(now), cfg: cfg,
 		uplinks: map[string]*uplink{}, states: map[string]mqtt.DeviceState{}, schemas: map[uint64]*protocols.Schema{},
 		gone: map[string]bool{},
 	}
 	var err error
 	a.buf, err = buffer.Open(buffer.Options{
 		Dir: cfg.Buffer.Path, MaxSize: cfg.Buffer.MaxSize, MaxAge: cfg.Buffer.MaxAge, CommitInterval: cfg.Buffer.CommitInterval,
-		Uplinks: uplinkNames(cfg), Stream: a.stream, Log: log.With("part", "buffer"),
+		Uplinks: uplinkNames(cfg), Stream: a.stream, Now: clock, ClockSet: a.retellStates, Log: log.With("part", "buffer"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the buffer: %w", err)
 	}
 	a.coll = collector.New(collector.Options{
-		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID), Appender: (*appender)(a), State: a.setState, Log: log,
+		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock), Appender: (*appender)(a), State: a.setState, Log: log, Now: clock,
 	})
 	a.sayAbout(cfg)
 	a.local = a.openLocal(cfg.Buffer.Path)
@@ -118,7 +119,7 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 		defer a.mu.Unlock()
 		a.reload = err
 		if err == nil {
-			a.cfg, a.loaded = cfg, time.Now()
+			a.cfg, a.loaded = cfg, a.now()
 		}
 	}()
 	if err := fixedKeys(cfg, old); err != nil {
@@ -223,9 +224,31 @@ func (a *agent) setState(s collector.DeviceState) {
 	defer a.mu.Unlock()
 	a.states[s.Device] = state
 	for _, u := range a.uplinks {
-		u.mqtt.SetState(state)
+		u.mqtt.SetState(a.dated(state))
 	}
 }
+
+// retellStates has the uplinks tell all states again, with their times by the
+// clock that was just set.
+func (a *agent) retellStates() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.states {
+		for _, u := range a.uplinks {
+			u.mqtt.SetState(a.dated(s))
+		}
+	}
+}
+
+// dated returns s with its time by the clock as it is set now.
+func (a *agent) dated(s mqtt.DeviceState) mqtt.DeviceState {
+	s.Since = a.present(s.Since)
+	return s
+}
+
+// present returns a time of this run by the clock as it is set now: the clock
+// may have been set since t was taken.
+func (a *agent) present(t time.Time) time.Time { return a.buf.Now().Add(-a.now().Sub(t)) }
 
 // A stop may take 5 s. In the worst case, with a PLC and a broker that hang,
 // the scan in flight takes 1 s (collector), the draining drainPatience, the

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"millrace/configs"
 	"millrace/protocols/mqtt/mqtttest"
@@ -82,7 +83,7 @@ func demo(ctx context.Context, t terminal, consoleAddr, brokerAddr string, verbo
 	if verbose {
 		logTo = t.err
 	}
-	a, err := startAgent(cfg, newLogger(logTo, false))
+	a, err := startAgent(cfg, newLogger(logTo, false), time.Now)
 	if err != nil {
 		return err
 	}

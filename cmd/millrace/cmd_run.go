@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	"time"
 
 	"millrace/configs"
 )
@@ -33,7 +34,7 @@ func cmdRun(ctx context.Context, t terminal, args []string) int {
 
 	spareMemory()
 	log := newLogger(t.err, *verbose)
-	a, err := startAgent(cfg, log)
+	a, err := startAgent(cfg, log, time.Now)
 	if err != nil {
 		t.errorf("millrace: %v\n", err)
 		return exitFailed

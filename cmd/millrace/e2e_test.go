@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"net"
@@ -27,6 +28,7 @@ type agentProcess struct {
 	t       *testing.T
 	config  string
 	console string
+	mode    string // of beAgent; "": "1"
 	cmd     *exec.Cmd
 	output  *syncBuffer
 	exited  chan struct{}
@@ -78,7 +80,7 @@ func (a *agentProcess) start() {
 	}
 	a.output, a.exited = &syncBuffer{}, make(chan struct{})
 	a.cmd = exec.Command(exe, "run", "-c", a.config)
-	a.cmd.Env = append(os.Environ(), beAgent+"=1")
+	a.cmd.Env = append(os.Environ(), beAgent+"="+cmp.Or(a.mode, "1"))
 	a.cmd.Stdout, a.cmd.Stderr = a.output, a.output
 	if err := a.cmd.Start(); err != nil {
 		a.t.Fatal(err)

@@ -26,8 +26,8 @@ func (s *source) Status() console.Status {
 	st := console.Status{
 		Gateway: a.cfg.Gateway.ID, Group: a.cfg.Gateway.Group,
 		Version: version, Commit: commit, Go: runtime.Version(),
-		Stream: a.stream, Started: a.started.UnixMilli(), Now: time.Now().UnixMilli(),
-		Config:  console.Config{Path: a.cfg.Path, Loaded: a.loaded.UnixMilli()},
+		Stream: a.stream, Started: a.present(a.started).UnixMilli(), Now: a.buf.Now().UnixMilli(),
+		Config:  console.Config{Path: a.cfg.Path, Loaded: a.present(a.loaded).UnixMilli()},
 		Uplinks: make([]console.Uplink, 0, len(a.uplinks)), Devices: []console.Device{},
 	}
 	if a.reload != nil {
@@ -52,14 +52,14 @@ func (s *source) Status() console.Status {
 			ms.LastError = "" // of an earlier session
 		}
 		st.Uplinks = append(st.Uplinks, console.Uplink{
-			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: since.UnixMilli(), Reason: ms.LastError,
+			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: a.present(since).UnixMilli(), Reason: ms.LastError,
 			Delivered: ms.Acked, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
 			Drained: bs.Uplinks[u.cfg.Name].Drained.Seconds(),
 		})
 	}
 	slices.SortFunc(st.Uplinks, func(x, y console.Uplink) int { return cmp.Compare(x.Name, y.Name) })
 	for _, d := range a.coll.Status() {
-		st.Devices = append(st.Devices, deviceStatus(&d))
+		st.Devices = append(st.Devices, a.deviceStatus(&d))
 	}
 	return st
 }
@@ -89,17 +89,17 @@ func forecastStatus(f *buffer.Forecast) console.Forecast {
 	return out
 }
 
-func deviceStatus(d *collector.DeviceStatus) console.Device {
+func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 	cfg := d.Config
 	out := console.Device{
 		ID: cfg.ID, Driver: cfg.Driver, Endpoint: cfg.Endpoint, Critical: cfg.Critical, Tags: len(cfg.Tags),
-		State: string(d.State.State), Since: d.State.Since.UnixMilli(), Reason: d.State.Reason,
+		State: string(d.State.State), Since: a.present(d.State.Since).UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
 		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: make(map[time.Duration]uint64)},
 	}
 	if !d.LastTime.IsZero() {
-		out.LastTime = d.LastTime.UnixMilli()
+		out.LastTime = a.present(d.LastTime).UnixMilli()
 	}
 	for i, bound := range d.ScanDuration.Bounds {
 		out.ScanHistogram.Buckets[bound] = d.ScanDuration.Buckets[i]

@@ -111,7 +111,7 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 		m.RemoveDevice(id)
 	}
 	for _, s := range a.states {
-		m.SetState(s)
+		m.SetState(a.dated(s))
 	}
 	a.uplinks[cfg.Name] = u
 	a.mu.Unlock()

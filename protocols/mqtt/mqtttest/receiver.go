@@ -21,6 +21,7 @@ type Batch struct {
 	Seq        uint64                 `json:"seq"`
 	TS         int64                  `json:"ts"`
 	Historical bool                   `json:"historical"`
+	Clock      string                 `json:"clock"`
 	Values     map[string]any         `json:"values"`
 	Bad        map[string]string      `json:"bad"`
 	Uncertain  map[string]string      `json:"uncertain"`
