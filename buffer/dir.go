@@ -215,16 +215,6 @@ func (d *Dir) summarize(s *segment) {
 	}
 }
 
-// takeMeta takes what a segment's meta bucket says of the clock.
-func (c *content) takeMeta(key, value []byte) {
-	switch string(key) {
-	case keyBoot:
-		c.boot = string(value)
-	case keyClock:
-		c.clock, _ = clock.Parse(value) // nil: it makes no sense
-	}
-}
-
 // Value returns the small value that Buffer.StatePut stored under key; nil if
 // there is none, or state.db cannot be read.
 func (d *Dir) Value(key string) []byte { return d.state.values[key] }
@@ -292,6 +282,16 @@ type content struct {
 	boot    string            // of which the records are
 	clock   *clock.History    // what the file knows of that boot's clock
 	damaged int               // chunks and schemas in the tree that are not what they should be
+}
+
+// takeMeta takes what a segment's meta bucket says of the clock.
+func (c *content) takeMeta(key, value []byte) {
+	switch string(key) {
+	case keyBoot:
+		c.boot = string(value)
+	case keyClock:
+		c.clock, _ = clock.Parse(value) // nil: it makes no sense
+	}
 }
 
 // indexTree finds the chunks by the file's tree.

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"millrace/buffer"
+	"millrace/cmd/millrace/console"
 	"millrace/configs"
 )
 
@@ -34,12 +35,17 @@ type bufferLook struct {
 	Dir     string `json:"dir"`
 	Gateway string `json:"gateway,omitempty"`
 	buffer.Look
+	// Forecast is what only a running agent knows.
+	Forecast *console.Forecast `json:"forecast,omitempty"`
 }
 
 // lookIntoBuffer is the look of a running agent.
 func (a *agent) lookIntoBuffer() *bufferLook {
-	cfg := a.config()
-	return &bufferLook{Dir: cfg.Buffer.Path, Gateway: cfg.Gateway.ID, Look: a.buf.Look()}
+	cfg, stats := a.config(), a.buf.Stats()
+	forecast := forecastStatus(&stats.Forecast)
+	l := &bufferLook{Dir: cfg.Buffer.Path, Gateway: cfg.Gateway.ID, Look: a.buf.Look(), Forecast: &forecast}
+	l.Memory.DiskError = diskWords(stats.Trouble, cfg.Buffer.Path, stats.DiskError)
+	return l
 }
 
 // lookIntoDir is the look at the files of a stopped one.

@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"millrace/buffer"
+	"millrace/cmd/millrace/console"
 	"millrace/protocols"
 	"millrace/protocols/mqtt/mqtttest"
 )
@@ -44,6 +45,7 @@ func TestBufferText(t *testing.T) {
 		SetAside: []buffer.FileLook{{Name: "damaged-1-00000001-0000000000000001-01KA0000000000000000000001.seg", Bytes: 16 << 20}},
 		Memory:   &buffer.MemoryLook{Stream: "01KA0000000000000000000002", Batches: 812, Bytes: 600 << 10, Appended: 1134584, Dropped: map[string]uint64{"buffer_full": 1600}},
 	}}
+	full.Forecast = &console.Forecast{Known: true, Holds: 31 * 3600, HoldsLimit: "max_size", Trend: "filling", Left: 8 * 3600, Full: now.UnixMilli(), FullLimit: "max_size"}
 	golden(t, "testdata/buffer/stat-live.txt", full.text(now))
 	empty := &bufferLook{Dir: "data/buffer", Look: buffer.Look{Bytes: 92 << 10}}
 	golden(t, "testdata/buffer/stat-empty.txt", empty.text(now))
@@ -67,6 +69,36 @@ func TestBufferText(t *testing.T) {
 		{Name: "state.db", Kind: buffer.KindState, Faults: []string{"no such file or directory"}},
 	}, Lost: []buffer.Lost{{Stream: "01KA", From: 11, To: 20}}}
 	golden(t, "testdata/buffer/verify-bad.txt", reportText("data/buffer", bad))
+}
+
+func TestBufferOutlook(t *testing.T) {
+	t.Parallel()
+	now := time.UnixMilli(1795462800123)
+	for _, c := range []struct {
+		f    console.Forecast
+		want string
+	}{
+		{console.Forecast{Trend: "unknown"}, "not known yet: that takes a minute of readings"},
+		{console.Forecast{Known: true, Trend: "empty", Holds: 1e9}, "an empty buffer holds an outage of more than a year at the present rate"},
+		{console.Forecast{Known: true, Trend: "filling", Holds: 5400}, "filling, but so slowly that no limit is near; an empty buffer holds an outage of 90 min at the present rate"},
+		{
+			console.Forecast{Known: true, Trend: "full", FullLimit: "memory", Holds: 60, HoldsLimit: "memory"},
+			"full: the oldest batches are being lost, because the memory for readings is full, as the disk takes none; an empty buffer holds an outage of about a minute at the present rate, until the memory for readings is full, as the disk takes none",
+		},
+		{
+			console.Forecast{Known: true, Trend: "draining", Drained: 7200, Holds: 864000, HoldsLimit: "max_age"},
+			"empty at 2026-11-23 21:40 UTC, in 2 h, if the uplinks go on like this; an empty buffer holds an outage of 10 days at the present rate, until the oldest readings reach max_age",
+		},
+		{
+			console.Forecast{Known: true, Trend: "standing", Holds: 7200, HoldsLimit: "disk_space"},
+			"the backlog stands: the uplink takes as much as comes in, and no more; an empty buffer holds an outage of 2 h at the present rate, until the disk is full: it has less room than max_size",
+		},
+	} {
+		l := bufferLook{Forecast: &c.f}
+		if got := l.outlookText(now); got != c.want {
+			t.Errorf("%+v: %s", c.f, got)
+		}
+	}
 }
 
 // allKinds is a schema with a tag of each kind of value, and two readings of

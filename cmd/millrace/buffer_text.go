@@ -30,10 +30,13 @@ func (l *bufferLook) text(now time.Time) string {
 	if m := l.Memory; m != nil {
 		fmt.Fprintf(w, "  in memory\t%s, %s\n", amount(uint64(m.Batches), "batch", "batches"), sizeText(m.Bytes))
 		if m.DiskError != "" {
-			fmt.Fprintf(w, "  DISK\ttakes nothing: %s\n", m.DiskError)
+			fmt.Fprintf(w, "  DISK\t%s\n", m.DiskError)
 		}
 	}
 	fmt.Fprintf(w, "  waiting\t%s\n", l.waitingText(now))
+	if l.Forecast != nil {
+		fmt.Fprintf(w, "  outlook\t%s\n", l.outlookText(now))
+	}
 	flushText(w)
 	l.uplinksText(&b, now)
 	l.streamsText(&b)
@@ -63,6 +66,71 @@ func (l *bufferLook) waitingText(now time.Time) string {
 		return "nothing"
 	}
 	return amount(l.Batches, "batch", "batches") + ", the oldest from " + sinceText(l.Oldest, now)
+}
+
+// outlookText is the buffer in time, as the page says it.
+func (l *bufferLook) outlookText(now time.Time) string {
+	f := l.Forecast
+	if !f.Known {
+		return "not known yet: that takes a minute of readings"
+	}
+	whole := "an empty buffer holds an outage of " + aboutText(f.Holds) + " at the present rate"
+	if limit := l.limitText(f.HoldsLimit); limit != "" {
+		whole += ", until " + limit
+	}
+	switch buffer.Trend(f.Trend) {
+	case buffer.TrendFilling:
+		if f.Full == 0 {
+			return "filling, but so slowly that no limit is near; " + whole
+		}
+		return fmt.Sprintf("full at %s, in %s, if it goes on like this: then %s and the oldest batches are lost; %s",
+			minuteText(now, f.Left), aboutText(f.Left), l.limitText(f.FullLimit), whole)
+	case buffer.TrendFull:
+		return fmt.Sprintf("full: the oldest batches are being lost, because %s; %s", l.limitText(f.FullLimit), whole)
+	case buffer.TrendDraining:
+		return fmt.Sprintf("empty at %s, in %s, if the uplinks go on like this; %s", minuteText(now, f.Drained), aboutText(f.Drained), whole)
+	case buffer.TrendStanding:
+		return "the backlog stands: the uplink takes as much as comes in, and no more; " + whole
+	case buffer.TrendUnknown, buffer.TrendEmpty:
+	}
+	return whole
+}
+
+// limitText says what a limit means; "" for none.
+func (l *bufferLook) limitText(limit string) string {
+	switch buffer.Limit(limit) {
+	case buffer.LimitSize:
+		return "its files reach max_size (" + sizeText(l.MaxBytes) + ")"
+	case buffer.LimitAge:
+		return "the oldest readings reach max_age"
+	case buffer.LimitSpace:
+		return "the disk is full: it has less room than max_size"
+	case buffer.LimitMemory:
+		return "the memory for readings is full, as the disk takes none"
+	case buffer.LimitNone:
+	}
+	return ""
+}
+
+// aboutText is a forecast's time, no finer than it is worth.
+func aboutText(seconds float64) string {
+	const minute, hour, day = 60, 3600, 86400
+	switch {
+	case seconds < 90:
+		return "about a minute"
+	case seconds < 2*hour:
+		return fmt.Sprintf("%.0f min", seconds/minute)
+	case seconds < 3*day:
+		return fmt.Sprintf("%.0f h", seconds/hour)
+	case seconds < 365*day:
+		return fmt.Sprintf("%.0f days", seconds/day)
+	}
+	return "more than a year"
+}
+
+// minuteText is when that will be.
+func minuteText(now time.Time, seconds float64) string {
+	return now.Add(time.Duration(seconds * float64(time.Second))).UTC().Format("2006-01-02 15:04 UTC")
 }
 
 func (l *bufferLook) uplinksText(b *strings.Builder, now time.Time) {
