@@ -184,6 +184,8 @@ func reasonText(reason string) string {
 		return "the file was damaged"
 	case buffer.ReasonDisk:
 		return "the disk took nothing and the memory was full"
+	case "crash":
+		return "the agent died, and its memory was not found"
 	}
 	return reason
 }
