@@ -29,6 +29,11 @@ type Options struct {
 	SegmentSize int64
 	// TailBytes bounds the records in memory; 0: 8 MiB.
 	TailBytes int64
+	// SharedMemory is a directory on a tmpfs. The records in memory are kept
+	// in a file there, so that they survive the death of the process: the next
+	// start writes them to Dir. "": /dev/shm; NoSharedMemory: they are not
+	// kept. Where it is not to be had, they are not kept either.
+	SharedMemory string
 	// Uplinks are the names of the destinations.
 	Uplinks []string
 	// Stream is the id of this run: letters, digits and '_', and never used
@@ -47,7 +52,13 @@ type Options struct {
 	Log *slog.Logger
 }
 
+// NoSharedMemory as Options.SharedMemory: a killed agent loses what it had not
+// committed.
+const NoSharedMemory = "-"
+
 const (
+	defaultSharedMemory = "/dev/shm"
+
 	defaultMaxSize     = 1 << 30
 	defaultSegmentSize = 16 << 20
 	defaultTailBytes   = 8 << 20
@@ -73,6 +84,9 @@ func (o *Options) fill() error {
 		o.TailBytes = defaultTailBytes
 	}
 	o.TailBytes = max(o.TailBytes, minTailBytes)
+	if o.SharedMemory == "" {
+		o.SharedMemory = defaultSharedMemory
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -117,6 +131,7 @@ type Buffer struct {
 	arming   bool // the writer was told that cursors moved
 	diskErr  error
 	suspect  *segment // a reader found the writer's file damaged
+	shared   shared
 	counts   counts
 	flow     flow
 
@@ -243,6 +258,7 @@ func (b *Buffer) giveUp(seq uint64) {
 // pop removes the oldest record from the tail.
 func (b *Buffer) pop() {
 	b.settle(b.tail.first)
+	b.shareGaps() // before the record is gone
 	b.tail.pop()
 }
 
@@ -299,17 +315,21 @@ func (b *Buffer) SetUplinks(names []string) error {
 		keep[name] = true
 		if b.uplinks[name] == nil {
 			u := newUplink(name, cursor{at: place{b.ord, b.tail.next() - 1}}, nil)
-			u.cursorDirty, u.gapsDirty = true, true
+			u.cursorDirty = true
+			u.touchGaps()
+			b.sharePlace(u)
 			b.uplinks[name] = u
 		}
 	}
 	for name, u := range b.uplinks {
-		if !keep[name] {
-			u.removed = true
-			u.wake()
-			delete(b.uplinks, name)
-			b.removed = append(b.removed, name)
+		if keep[name] {
+			continue
 		}
+		u.removed = true
+		u.wake()
+		b.unsharePlace(u)
+		delete(b.uplinks, name)
+		b.removed = append(b.removed, name)
 	}
 	b.release()
 	memory := b.disk == nil
@@ -341,12 +361,13 @@ func (b *Buffer) Close() error {
 
 	err := b.flush()
 	if b.disk == nil {
-		return err
+		return errors.Join(err, b.endSharing(true))
 	}
 	b.sealActive()
-	err = errors.Join(err, b.reclaim(), b.saveState())
+	saved := errors.Join(b.reclaim(), b.saveState())
 	b.disk.files.closeIdle(0)
-	return errors.Join(err, b.disk.close())
+	// What state.db did not take is known to the shared memory alone.
+	return errors.Join(err, saved, b.endSharing(saved == nil), b.disk.close())
 }
 
 // flush commits all that is pending, for Close.

@@ -19,7 +19,8 @@ import (
 
 // runChild is what the test binary does as a child process: it appends to the
 // buffer in the directory that the mode names, as fast as the disk takes it,
-// and prints every seq that its uplink was handed.
+// and prints every seq that it appended, that its uplink was handed, and that
+// was acknowledged.
 //
 //	DIR STREAM INTERVAL
 func runChild(mode string) int {
@@ -28,7 +29,10 @@ func runChild(mode string) int {
 	if err != nil {
 		return 2
 	}
-	b, err := Open(Options{Dir: f[0], Stream: f[1], CommitInterval: interval, SegmentSize: 128 << 10, Uplinks: []string{"a"}, Log: slog.New(slog.NewTextHandler(os.Stderr, nil))})
+	b, err := Open(Options{
+		Dir: f[0], Stream: f[1], CommitInterval: interval, SegmentSize: 128 << 10, Uplinks: []string{"a"},
+		SharedMemory: os.Getenv(sharedVar), Log: slog.New(slog.NewTextHandler(os.Stderr, nil)),
+	})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
@@ -40,19 +44,26 @@ func runChild(mode string) int {
 		_ = b.Forward(context.Background(), "a", &printer{}, ForwardOptions{})
 	}()
 	for i := uint64(1); ; i++ {
-		if _, err := b.Append(Record{Time: 7, Schema: 1, Readings: 2, Data: payload(i, 400)}); err != nil {
+		seq, err := b.Append(Record{Time: 7, Schema: 1, Readings: 2, Data: payload(i, 400)})
+		if err != nil {
 			return 2
 		}
+		say("appended %s %d\n", f[1], seq)
 		for b.Stats().Batches > 2000 {
 			<-time.After(100 * time.Microsecond)
 		}
 	}
 }
 
+// say prints a line in one write: the lines of two goroutines do not mix, and
+// a kill cuts none.
+func say(format string, args ...any) { fmt.Printf(format, args...) }
+
 // printer acknowledges part of what it gets, and prints all of it.
 type printer struct {
 	acked func(uint64)
-	n     int
+	sent  []Record // those of the session; the index is the token's offset
+	first uint64
 }
 
 func (p *printer) Connect(_ context.Context, acked func(uint64)) (<-chan struct{}, error) {
@@ -61,56 +72,116 @@ func (p *printer) Connect(_ context.Context, acked func(uint64)) (<-chan struct{
 }
 
 func (p *printer) Send(_ context.Context, token uint64, r Record) error {
-	fmt.Printf("%s %d\n", r.Stream, r.Seq)
-	p.n++
-	if p.n%40 == 0 {
+	say("sent %s %d\n", r.Stream, r.Seq)
+	if p.sent == nil {
+		p.first = token
+	}
+	p.sent = append(p.sent, Record{Stream: r.Stream, Seq: r.Seq})
+	if n := len(p.sent); n%40 == 0 {
 		p.acked(token - 20)
+		last := p.sent[token-20-p.first]
+		say("acked %s %d\n", last.Stream, last.Seq)
 	}
 	return nil
 }
 
 func (p *printer) SendGap(_ context.Context, _ uint64, g Gap) error {
-	fmt.Printf("gap %s %d %d %s\n", g.Stream, g.From, g.To, g.Reason)
+	say("gap %s %d %d %s\n", g.Stream, g.From, g.To, g.Reason)
 	return nil
 }
 
 func (p *printer) Disconnect() {}
 
-// TestKill kills a process that uses the buffer, again and again. With a
-// commit interval of 0, what an uplink has seen is on the disk: every seq
-// that the child was handed, in the end arrives or was acknowledged, and no
-// seq is missing before it.
+// ledger is what the children said.
+type ledger struct {
+	t        *testing.T
+	order    []string
+	appended map[string]uint64          // the last seq, by stream
+	acked    map[string]uint64          // up to here
+	sent     map[string]map[uint64]bool // by stream
+}
+
+func newLedger(t *testing.T) *ledger {
+	t.Helper()
+	return &ledger{t: t, appended: make(map[string]uint64), acked: make(map[string]uint64), sent: make(map[string]map[uint64]bool)}
+}
+
+func (l *ledger) take(line string) {
+	f := strings.Fields(line)
+	if len(f) != 3 {
+		l.t.Errorf("a child says: %s", line)
+		return
+	}
+	seq, err := strconv.ParseUint(f[2], 10, 64)
+	if err != nil {
+		l.t.Errorf("a child says: %s", line)
+		return
+	}
+	switch f[0] {
+	case "appended":
+		l.appended[f[1]] = seq
+	case "acked":
+		l.acked[f[1]] = seq
+		for i, s := range l.order {
+			if s == f[1] {
+				for _, before := range l.order[:i] {
+					l.acked[before] = ^uint64(0)
+				}
+			}
+		}
+	case "sent":
+		l.got(f[1], seq)
+	}
+}
+
+func (l *ledger) got(stream string, seq uint64) {
+	if seq <= l.acked[stream] {
+		l.t.Errorf("%s %d was sent again after its acknowledgement", stream, seq)
+	}
+	if l.sent[stream] == nil {
+		l.sent[stream] = make(map[uint64]bool)
+	}
+	l.sent[stream][seq] = true
+}
+
+// TestKill kills a process that uses the buffer, again and again. Whatever
+// the commit interval is, every record that was appended is sent, none after
+// its acknowledgement, and there is no gap: what only memory held is found
+// in shared memory.
 func TestKill(t *testing.T) {
 	t.Parallel()
-	for _, interval := range []string{"0s", "2ms"} {
+	for _, interval := range []string{"0s", "2ms", "1h"} {
 		t.Run(interval, func(t *testing.T) {
 			t.Parallel()
 			dir := filepath.Join(tempDir(t), "buffer")
-			sent := make(map[string]uint64) // the last seq that any child was handed, by stream
+			l := newLedger(t)
 			for range rounds(12) {
-				killOne(t, dir, newStream(), interval, sent)
+				stream := newStream()
+				l.order = append(l.order, stream)
+				killOne(t, dir, stream, interval, l)
 			}
-			items := deliverAll(t, dir)
 			last := make(map[string]uint64)
-			for i, it := range items {
+			for i, it := range deliverAll(t, dir) {
 				if it.gap != "" {
 					t.Fatalf("item %d: a gap %d..%d %q", i, it.from, it.to, it.gap)
 				}
-				// What was acknowledged within the interval was never written.
-				before := last[it.stream]
-				hole := interval != "0s" && it.from > before && it.from <= sent[it.stream]
-				if before != 0 && it.from != before+1 && !hole {
+				if before := last[it.stream]; before != 0 && it.from != before+1 {
 					t.Fatalf("item %d: %s jumps from %d to %d", i, it.stream, before, it.from)
 				}
 				last[it.stream] = it.from
+				l.got(it.stream, it.from)
 				checkPayload(t, it)
 			}
-			for stream, seq := range sent {
-				// 0s: what it was handed is on the disk. What was acknowledged last may have been unlinked.
-				if interval == "0s" && last[stream] != 0 && last[stream] < seq {
-					t.Errorf("%s: %d was sent, but the disk ends at %d", stream, seq, last[stream])
+			total := uint64(0)
+			for stream, appended := range l.appended {
+				for seq := uint64(1); seq <= appended; seq++ {
+					if !l.sent[stream][seq] {
+						t.Fatalf("%s %d of %d was never sent", stream, seq, appended)
+					}
 				}
+				total += appended
 			}
+			t.Log(total, "records")
 		})
 	}
 }
@@ -127,9 +198,8 @@ func deliverAll(tb tester, dir string) []item {
 	return r.got()
 }
 
-// killOne runs one child, kills it at a random moment, and notes what it was
-// handed.
-func killOne(t *testing.T, dir, stream, interval string, sent map[string]uint64) {
+// killOne runs one child, kills it at a random moment, and notes what it said.
+func killOne(t *testing.T, dir, stream, interval string, l *ledger) {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), os.Args[0])
 	cmd.Env = append(os.Environ(), childVar+"="+dir+" "+stream+" "+interval)
@@ -148,21 +218,10 @@ func killOne(t *testing.T, dir, stream, interval string, sent map[string]uint64)
 		defer close(read)
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
-			f := strings.Fields(lines.Text())
-			if len(f) != 2 {
-				if len(f) == 5 {
-					t.Errorf("a gap: %s", lines.Text())
-				}
-				continue // the last line may be cut
-			}
-			seq, err := strconv.ParseUint(f[1], 10, 64)
-			if err != nil {
-				continue
-			}
-			if sent[f[0]] == 0 && f[0] == stream {
+			if l.appended[stream] == 0 && strings.HasPrefix(lines.Text(), "appended") {
 				close(first)
 			}
-			sent[f[0]] = seq
+			l.take(lines.Text())
 		}
 	}()
 	select {
@@ -177,5 +236,4 @@ func killOne(t *testing.T, dir, stream, interval string, sent map[string]uint64)
 	if err := cmd.Wait(); !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		t.Fatal("the child ended by itself:", err)
 	}
-	// The last line may be cut in the middle of a number: it says less, never more.
 }

@@ -9,6 +9,9 @@
 // that was appended is acknowledged by every uplink or announced to it in a
 // Gap.
 //
+// The memory is a file on a tmpfs: what only it held when the process died is
+// written to segments by the next start. A power cut takes it.
+//
 // The directory holds:
 //
 //   - lock: held while a process uses the directory

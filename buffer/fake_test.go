@@ -47,6 +47,9 @@ func testOptions(tb tester, dir string) Options {
 
 func openBuffer(tb tester, o Options) *Buffer {
 	tb.Helper()
+	if o.SharedMemory == "" {
+		o.SharedMemory = os.Getenv(sharedVar)
+	}
 	b, err := Open(o)
 	if err != nil {
 		tb.Fatal(err)
@@ -254,7 +257,7 @@ func forward(tb tester, b *Buffer, name string, r *receiver) (stop func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		err := b.Forward(ctx, name, link{r}, ForwardOptions{MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond})
-		if err != nil && !errors.Is(err, ErrUnknownUplink) {
+		if err != nil && !errors.Is(err, ErrUnknownUplink) && !errors.Is(err, ErrClosed) {
 			tb.Error(err)
 		}
 	})

@@ -296,6 +296,7 @@ func (b *Buffer) land(u *uplink, token uint64) {
 	if u.removed || !u.land(token) {
 		return
 	}
+	b.sharePlace(u) // before what it acknowledged is gone
 	b.release()
 	if len(u.flying()) == 0 && u.ending {
 		u.waiting = true

@@ -137,6 +137,7 @@ func runRecovery(spec string) int {
 	fmt.Println("begins")
 	b, err := Open(Options{
 		Dir: dir, Stream: stream, CommitInterval: 20 * time.Millisecond, SegmentSize: 64 << 10, Uplinks: []string{"a", "b"},
+		SharedMemory: os.Getenv(sharedVar),
 	})
 	if err != nil {
 		fmt.Println("failed:", err)

@@ -1,6 +1,7 @@
 package buffer
 
 import (
+	"fmt"
 	"os"
 	"testing"
 
@@ -9,6 +10,10 @@ import (
 
 // childVar makes the test binary run as a child process: see child_test.go.
 const childVar = "MILLRACE_BUFFER_CHILD"
+
+// sharedVar holds the directory in /dev/shm that the tests, and what they
+// start, use as their shared memory.
+const sharedVar = "MILLRACE_BUFFER_SHARED"
 
 func TestMain(m *testing.M) {
 	if mode := os.Getenv(childVar); mode != "" {
@@ -20,5 +25,25 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(recoverVar); spec != "" {
 		os.Exit(runRecovery(spec))
 	}
-	goleak.VerifyTestMain(m)
+	if os.Getenv(sharedVar) != "" {
+		goleak.VerifyTestMain(m)
+		return
+	}
+	dir, err := os.MkdirTemp("/dev/shm", "millrace-test-")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "the tests need a tmpfs at /dev/shm:", err)
+		os.Exit(1)
+	}
+	if err := os.Setenv(sharedVar, dir); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		left, err := os.ReadDir(dir)
+		if err == nil && len(left) > 0 {
+			fmt.Fprintln(os.Stderr, "buffers that were closed left their shared memory:", left)
+			code = max(code, 1)
+		}
+		_ = os.RemoveAll(dir)
+		os.Exit(code)
+	}))
 }

@@ -57,6 +57,7 @@ func (b *Buffer) regain(cause error) error {
 	}
 	_ = d.lock.Close() // it locks nothing any more
 	d.lock = lock
+	b.moveShared()
 	b.log.Warn("the buffer's directory was removed or replaced while the agent ran; it is in use again, and what it had lost is announced",
 		"dir", d.dir, "cause", cause)
 	return nil
@@ -198,6 +199,7 @@ func (b *Buffer) unsettle(lost []*segment) {
 	}
 	b.settled = min(b.settled, settled)
 	b.w.lastWritten = min(b.w.lastWritten, b.settled)
+	b.shareWritten(b.w.lastWritten)
 }
 
 // readings adds up the readings of from to to, as far as they are there.

@@ -51,6 +51,16 @@ func (m *model) close() {
 	closeBuffer(m.t, m.b)
 }
 
+// crash ends the buffer as a kill would, and opens it again.
+func (m *model) crash() {
+	m.b.die(m.t)
+	for _, stop := range m.stops {
+		stop()
+	}
+	m.stops = nil
+	m.open()
+}
+
 func (m *model) append(t *rapid.T) {
 	n := rapid.IntRange(1, 40).Draw(t, "n")
 	size := rapid.IntRange(0, 3000).Draw(t, "size")
@@ -113,7 +123,7 @@ func (m *model) verify(t *rapid.T, name string, items []item) {
 			if it.readings != sum {
 				t.Fatalf("%s: a gap %d..%d %q with %d readings, want %d", name, it.from, it.to, it.gap, it.readings, sum)
 			}
-			if it.gap == ReasonDamaged {
+			if it.gap == ReasonDamaged || it.gap == ReasonCrash {
 				t.Fatalf("%s: a gap %d..%d for damage that was not done", name, it.from, it.to)
 			}
 		}
@@ -136,7 +146,7 @@ func indexOf(list []string, s string) int {
 }
 
 // TestModel does anything in any order: append, acknowledge, lose the
-// connection, refuse it, close and open again, run full. In the end every
+// connection, refuse it, close and open again, die, run full. In the end every
 // uplink got every record or a gap notice with the right figures, in order,
 // and no seq was used twice.
 func TestModel(t *testing.T) {
@@ -162,6 +172,7 @@ func TestModel(t *testing.T) {
 			"cut":     func(t *rapid.T) { m.any(t).cut() },
 			"pause":   func(*rapid.T) { <-time.After(2 * time.Millisecond) },
 			"reopen":  func(*rapid.T) { m.close(); m.open() },
+			"crash":   func(*rapid.T) { m.crash() },
 		})
 		for _, r := range m.receivers {
 			r.set(func(r *receiver) { r.hold, r.refuse = false, false })

@@ -251,6 +251,7 @@ func powerOptions(dir, stream string, interval time.Duration, maxSize int64) Opt
 	return Options{
 		Dir: dir, Stream: stream, CommitInterval: interval, MaxSize: maxSize,
 		SegmentSize: 128 << 10, TailBytes: 1 << 20, Uplinks: []string{"a", "b"},
+		SharedMemory: NoSharedMemory, // a power cut takes it
 	}
 }
 

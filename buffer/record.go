@@ -40,6 +40,9 @@ const (
 	ReasonDamaged = "damaged"
 	// ReasonDisk: the disk did not take them in time, and the memory was full.
 	ReasonDisk = "disk_error"
+	// ReasonCrash: only memory held them when the agent died, and they were
+	// not found there.
+	ReasonCrash = "crash"
 )
 
 // Errors of the buffer's methods.

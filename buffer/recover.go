@@ -62,6 +62,11 @@ func (b *Buffer) takeOver() error {
 		return err
 	}
 	b.w.values = im.values
+	old := b.findShared(im, segments)
+	if old != nil {
+		defer old.Close() //nolint:errcheck // only read
+		old.correct(im)
+	}
 	b.mu.Lock()
 	b.disk = d
 	b.segments = segments
@@ -73,9 +78,15 @@ func (b *Buffer) takeOver() error {
 		b.disk = nil
 		return errors.Join(err, d.close())
 	}
+	b.w.begun = old != nil // its stream is the last one until all of it is safe
 	b.examine(im, suspect)
+	if old != nil {
+		b.revive(old)
+		b.w.begun = false
+	}
 	b.startClock()
 	b.begin(im)
+	b.share()
 	return nil
 }
 
@@ -232,7 +243,7 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 		// A gap row of long ago may be back in a damaged file.
 		gaps := slices.DeleteFunc(im.gaps[name], func(g *pendingGap) bool { return !c.at.before(g.end()) })
 		u := newUplink(name, c, gaps)
-		u.cursorDirty, u.gapsDirty = true, !known
+		u.cursorDirty, u.gapsDirty, u.gapsStale = true, !known, true
 		b.uplinks[name] = u
 	}
 	for name := range im.cursors {
@@ -385,10 +396,15 @@ func (b *Buffer) adoptLater() time.Duration {
 	b.mu.Lock()
 	b.disk = d
 	for _, u := range b.uplinks {
-		u.cursorDirty, u.gapsDirty = true, true
+		u.cursorDirty = true
+		u.touchGaps()
 	}
 	b.mu.Unlock()
 	b.begin(&stateImage{})
+	if old := b.findShared(&stateImage{}, nil); old != nil {
+		_ = old.Close() // of a directory that was emptied
+	}
+	b.share()
 	b.diskSays(nil)
 	return 0
 }

@@ -52,6 +52,7 @@ func (b *Buffer) PutSchema(id uint64, blob []byte) error {
 	}
 	if !b.schemas.has(id) {
 		b.schemas.own[id] = bytes.Clone(blob)
+		b.shareSchema(id, blob)
 	}
 	return nil
 }

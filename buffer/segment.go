@@ -113,6 +113,20 @@ func (l *load) reset() {
 	clear(l.schemas)
 }
 
+// add adds what is in the encoder.
+func (l *load) add(enc *chunkEncoder) {
+	l.data = enc.appendTo(l.data)
+	l.ends = append(l.ends, len(l.data))
+	l.heads = append(l.heads, enc.head)
+}
+
+// packSchemas compresses the schemas, which were put in as they are.
+func (l *load) packSchemas(enc *chunkEncoder) {
+	for id, blob := range l.schemas {
+		l.schemas[id] = enc.pack(blob)
+	}
+}
+
 func (l *load) chunk(i int) []byte {
 	start := 0
 	if i > 0 {

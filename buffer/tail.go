@@ -1,10 +1,14 @@
 package buffer
 
-import "time"
+import (
+	"time"
+
+	"millrace/buffer/internal/shm"
+)
 
 const (
-	slabSize  = 128 << 10
-	slabSpare = 16 // free slabs kept for reuse; more go to the garbage collector
+	slabSize  = shm.SlabSize
+	slabSpare = 16 // free slabs kept for reuse; more go back to the system
 )
 
 // tail holds the newest records in memory: consecutive ones, in a ring, their
@@ -18,6 +22,8 @@ type tail struct {
 
 	slabs []*slab // in use, oldest first
 	free  []*slab
+
+	shared *shm.Region // where slabs come from, as far as it has memory; nil: from the heap
 }
 
 type tailEntry struct {
@@ -31,12 +37,13 @@ type tailEntry struct {
 
 // slab is a piece of memory that entries were cut from, one after the other.
 type slab struct {
-	buf  []byte
-	used int // entries that still point into it
+	shared *shm.Slab // nil: the slab is on the heap
+	buf    []byte    // then
+	used   int       // entries that still point into it
 }
 
 // entryCost is the memory that a record of size bytes takes in the tail.
-func entryCost(size int) int64 { return int64(size) + 80 }
+func entryCost(size int) int64 { return int64(shm.FrameSize(size)) + 80 }
 
 func newTail() *tail {
 	return &tail{ring: make([]tailEntry, 1024), first: 1}
@@ -54,9 +61,13 @@ func (t *tail) push(r *Record, at time.Duration, mono int64) {
 		t.grow()
 	}
 	seq := t.next()
+	data := t.store(&shm.Record{Seq: seq, Time: r.Time, Mono: mono, Schema: r.Schema, Readings: r.Readings, Data: r.Data})
 	t.n++
-	*t.entry(seq) = tailEntry{time: r.Time, schema: r.Schema, readings: r.Readings, at: at, mono: mono, data: t.store(r.Data)}
-	t.bytes += entryCost(len(r.Data))
+	*t.entry(seq) = tailEntry{time: r.Time, schema: r.Schema, readings: r.Readings, at: at, mono: mono, data: data}
+	t.bytes += entryCost(len(data))
+	if t.shared != nil {
+		t.shared.SetHigh(seq + 1)
+	}
 }
 
 func (t *tail) grow() {
@@ -67,32 +78,66 @@ func (t *tail) grow() {
 	t.ring, t.head = ring, 0
 }
 
-// store copies data into the newest slab.
-func (t *tail) store(data []byte) []byte {
-	var s *slab
-	if len(t.slabs) > 0 {
-		s = t.slabs[len(t.slabs)-1]
+// store copies the record's data into the newest slab.
+func (t *tail) store(r *shm.Record) []byte {
+	if n := len(t.slabs); n > 0 {
+		if data, ok := t.slabs[n-1].put(r); ok {
+			return data
+		}
 	}
-	if s == nil || cap(s.buf)-len(s.buf) < len(data) {
-		s = t.newSlab(len(data))
-		t.slabs = append(t.slabs, s)
-	}
-	start := len(s.buf)
-	s.buf = append(s.buf, data...)
-	s.used++
-	return s.buf[start:len(s.buf):len(s.buf)]
+	s := t.newSlab(len(r.Data))
+	t.slabs = append(t.slabs, s)
+	data, _ := s.put(r) // it was made for it
+	return data
 }
 
-func (t *tail) newSlab(size int) *slab {
-	if size > slabSize {
-		return &slab{buf: make([]byte, 0, size)}
+func (s *slab) put(r *shm.Record) (data []byte, ok bool) {
+	if s.shared != nil {
+		data, ok = s.shared.Put(r)
+	} else if start := len(s.buf); cap(s.buf)-start >= len(r.Data) {
+		s.buf = append(s.buf, r.Data...)
+		data, ok = s.buf[start:len(s.buf):len(s.buf)], true
 	}
-	if n := len(t.free); n > 0 {
+	if ok {
+		s.used++
+	}
+	return data, ok
+}
+
+// newSlab returns a slab for a record of size bytes.
+func (t *tail) newSlab(size int) *slab {
+	usual := size <= slabSize
+	if t.shared != nil {
+		usual = shm.FrameSize(size) <= slabSize
+	}
+	if n := len(t.free); n > 0 && usual {
 		s := t.free[n-1]
 		t.free = t.free[:n-1]
 		return s
 	}
-	return &slab{buf: make([]byte, 0, slabSize)}
+	if t.shared != nil {
+		if s := t.shared.NewSlab(size); s != nil {
+			return &slab{shared: s}
+		}
+	}
+	return &slab{buf: make([]byte, 0, max(size, slabSize))}
+}
+
+// usual tells whether the slab is of the size that can be used again. While
+// there is shared memory, others from the heap are not: what is in them does
+// not survive a crash.
+func (t *tail) usual(s *slab) bool {
+	if s.shared != nil {
+		return s.shared.Usual()
+	}
+	return t.shared == nil && cap(s.buf) == slabSize
+}
+
+func (s *slab) reset() {
+	if s.shared != nil {
+		s.shared.Reset()
+	}
+	s.buf = s.buf[:0]
 }
 
 // pop forgets the oldest record.
@@ -103,22 +148,36 @@ func (t *tail) pop() {
 	t.head = (t.head + 1) & (len(t.ring) - 1)
 	t.n--
 	t.first++
+	if t.shared != nil {
+		t.shared.SetLow(t.first)
+	}
 
 	s := t.slabs[0]
 	s.used--
 	if s.used > 0 {
 		return
 	}
-	if len(t.slabs) == 1 && cap(s.buf) == slabSize {
-		s.buf = s.buf[:0] // still the newest: go on in it
+	if len(t.slabs) == 1 && t.usual(s) {
+		s.reset() // still the newest: go on in it
 		return
 	}
 	copy(t.slabs, t.slabs[1:])
 	t.slabs[len(t.slabs)-1] = nil
 	t.slabs = t.slabs[:len(t.slabs)-1]
-	if cap(s.buf) == slabSize && len(t.free) < slabSpare {
-		s.buf = s.buf[:0]
+	switch {
+	case t.usual(s) && len(t.free) < slabSpare:
+		s.reset()
 		t.free = append(t.free, s)
+	case s.shared != nil:
+		s.shared.Free()
+	}
+}
+
+// unshare forgets what stands in shared memory: it is going to be unmapped.
+func (t *tail) unshare() {
+	t.shared, t.slabs, t.free = nil, nil, nil
+	for i := range t.ring {
+		t.ring[i].data = nil
 	}
 }
 

@@ -1,6 +1,9 @@
 package buffer
 
-import "millrace/buffer/internal/meter"
+import (
+	"millrace/buffer/internal/meter"
+	"millrace/buffer/internal/shm"
+)
 
 // uplink is one destination's place in the order. The buffer's lock covers it.
 type uplink struct {
@@ -25,6 +28,9 @@ type uplink struct {
 
 	cursorDirty bool
 	gapsDirty   bool
+
+	cell      *shm.Cell // its place in shared memory; nil: it has none there
+	gapsStale bool      // shared memory has other gaps
 }
 
 // flight is one item on its way.
@@ -53,6 +59,9 @@ func newUplink(name string, c cursor, gaps []*pendingGap) *uplink {
 
 // place returns what is kept of the uplink's place in the order.
 func (u *uplink) place() cursor { return cursor{at: u.cursor, acked: u.acked} }
+
+// touchGaps notes that the gaps to be announced changed.
+func (u *uplink) touchGaps() { u.gapsDirty, u.gapsStale = true, true }
 
 // wake tells a waiting forwarder that there may be something for it.
 func (u *uplink) wake() {
@@ -127,7 +136,7 @@ func (u *uplink) announced(at place) {
 	}
 	if n > 0 {
 		u.gaps = append(u.gaps[:0], u.gaps[n:]...)
-		u.gapsDirty = true
+		u.touchGaps()
 	}
 }
 
@@ -142,7 +151,7 @@ func (u *uplink) trim(at place, readings uint64) {
 		if g.end().before(at) {
 			continue
 		}
-		u.gapsDirty = true
+		u.touchGaps()
 		if at.seq == g.To {
 			u.gaps = append(u.gaps[:i], u.gaps[i+1:]...)
 			return
@@ -182,7 +191,7 @@ func (u *uplink) view(g *pendingGap) Gap {
 // not acknowledged them; g.From is beyond its cursor. A gap that continues
 // the one before it becomes part of it: an outage of days is one notice.
 func (u *uplink) miss(ord uint64, g Gap) {
-	u.gapsDirty = true
+	u.touchGaps()
 	u.dropped += g.Readings
 	i := len(u.gaps)
 	for i > 0 && (place{ord, g.From}).before(u.gaps[i-1].start()) {

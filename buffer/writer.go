@@ -284,15 +284,11 @@ func (b *Buffer) gather() bool {
 		if n == 0 {
 			break
 		}
-		w.load.data = w.enc.appendTo(w.load.data)
-		w.load.ends = append(w.load.ends, len(w.load.data))
-		w.load.heads = append(w.load.heads, w.enc.head)
+		w.load.add(w.enc)
 		raw += n
 		next, prev = last+1, last
 	}
-	for id, blob := range w.load.schemas {
-		w.load.schemas[id] = w.enc.pack(blob)
-	}
+	w.load.packSchemas(w.enc)
 	return len(w.load.heads) > 0
 }
 
@@ -402,6 +398,7 @@ func (b *Buffer) wrote(s *segment, created bool, size, written int64) {
 		s.cover(head, stepped(b.clocks.mine, head))
 	}
 	s.size = size
+	b.shareWritten(s.last)
 	b.settle(s.last)
 	b.counts.commits++
 	b.counts.written += uint64(written)
@@ -491,6 +488,7 @@ func (b *Buffer) saveState() error {
 
 // collect takes what has to be saved, under the lock.
 func (b *Buffer) collect() *change {
+	b.shareGaps() // it must never know less than state.db
 	c := &change{
 		cursors: make(map[string]cursor), gaps: make(map[string][]*pendingGap),
 		sealed: b.w.sealed, deleted: b.w.gone, removed: b.removed,

@@ -299,16 +299,15 @@ func (l *lane) verdict() error {
 }
 
 // missing returns the PLC's answers that did not come although no kill
-// excuses it: a run that was killed may have lost its last ones, if they were
-// given within the time that the commit interval allows; and the very last
-// one, which the agent may not have taken yet.
+// excuses it: a run that was killed may have lost the very last one, which the
+// agent may not have taken yet.
 func (l *lane) missing(p *campaignPLC) (out []error) {
 	arrived := l.ledger.arrived(p.device, len(p.answered))
 	first := 1
 	for i, r := range p.runs {
 		for n := first; n <= r.last; n++ {
 			before := r.at.Sub(p.answered[n-1])
-			if arrived[n] || !r.clean && (before <= l.lost || n == r.last) {
+			if arrived[n] || !r.clean && n == r.last {
 				continue
 			}
 			out = append(out, fmt.Errorf("%s: answer %d (of %d..%d in run %d, ended by %q) is missing, %v before its end",

@@ -85,7 +85,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.bytes, float64(s.Buffer.Bytes))
 	gauge(m.maxBytes, float64(s.Buffer.MaxBytes))
 	m.forecast(&s.Buffer, gauge)
-	for _, reason := range []string{"buffer_full", "too_old", "damaged", "disk_error"} {
+	for _, reason := range []string{"buffer_full", "too_old", "damaged", "disk_error", "crash"} {
 		// From 0 on, so that an alarm can be written before the first loss.
 		counter(m.dropped, s.Buffer.Dropped[reason], reason)
 		counter(m.droppedBatches, s.Buffer.DroppedBatches[reason], reason)
