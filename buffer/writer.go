@@ -233,6 +233,9 @@ func (b *Buffer) diskSays(err error) {
 		b.wakeUplinks() // with a commit interval of 0, they see memory now
 	} else {
 		b.w.retryIn, b.w.retryAt = 0, 0
+		if before != nil {
+			b.flow.room = -1 // somebody made room: look how much
+		}
 	}
 	b.mu.Unlock()
 	switch {

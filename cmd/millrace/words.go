@@ -2,12 +2,14 @@ package main
 
 import (
 	"fmt"
+	"strings"
 
 	"millrace/buffer"
 )
 
 // diskWords says for those who look after a gateway why the buffer cannot
-// write to dir, and what to do. detail is the system's own words.
+// write to dir, and what to do. detail is the error; its end, the system's own
+// words, is enough where the kind of trouble is known. The log has all of it.
 func diskWords(trouble buffer.Trouble, dir, detail string) string {
 	text := ""
 	switch trouble {
@@ -25,6 +27,9 @@ func diskWords(trouble buffer.Trouble, dir, detail string) string {
 		text = "the disk of " + dir + " reports faults: check its seat and cable, and replace it if they go on"
 	case buffer.TroubleOther:
 		return fmt.Sprintf("writing to %s fails: %s", dir, detail)
+	}
+	if i := strings.LastIndex(detail, ": "); i >= 0 {
+		detail = detail[i+2:]
 	}
 	return fmt.Sprintf("%s (%s)", text, detail)
 }

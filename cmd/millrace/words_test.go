@@ -19,10 +19,13 @@ func TestDiskWords(t *testing.T) {
 		buffer.TroubleOther:    "writing to",
 	} {
 		got := diskWords(trouble, dir, detail)
-		for _, w := range []string{want, dir, detail} {
+		for _, w := range []string{want, dir, "the system's words"} {
 			if !strings.Contains(got, w) {
 				t.Errorf("%s: %q does not say %q", trouble, got, w)
 			}
+		}
+		if trouble != buffer.TroubleOther && strings.Contains(got, "x.seg") {
+			t.Errorf("%s: %q is more than a person needs", trouble, got)
 		}
 	}
 	if got := diskWords(buffer.TroubleNone, dir, ""); got != "" {
