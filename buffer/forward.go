@@ -302,7 +302,7 @@ func (b *Buffer) land(u *uplink, token uint64) {
 		u.waiting = true
 		u.wake()
 	}
-	if b.arming || len(b.segments) == 0 && !u.gapsDirty {
+	if b.arming || !b.matters(u) && !u.gapsDirty {
 		return
 	}
 	b.arming = true

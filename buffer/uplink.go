@@ -9,6 +9,7 @@ import (
 type uplink struct {
 	name   string
 	cursor place         // acknowledged up to here
+	saved  place         // the cursor in state.db
 	acked  uint64        // records acknowledged, all told
 	acks   *meter.Meter  // of acked, in this session
 	gaps   []*pendingGap // to be announced, in order
@@ -54,7 +55,7 @@ func (g *pendingGap) start() place { return place{g.ord, g.From} }
 func (g *pendingGap) end() place   { return place{g.ord, g.To} }
 
 func newUplink(name string, c cursor, gaps []*pendingGap) *uplink {
-	return &uplink{name: name, cursor: c.at, acked: c.acked, sent: c.at, gaps: gaps, acks: newAckMeter(), notify: make(chan struct{}, 1)}
+	return &uplink{name: name, cursor: c.at, saved: c.at, acked: c.acked, sent: c.at, gaps: gaps, acks: newAckMeter(), notify: make(chan struct{}, 1)}
 }
 
 // place returns what is kept of the uplink's place in the order.

@@ -160,8 +160,7 @@ func (b *Buffer) untilSave() time.Duration {
 	b.mu.Lock()
 	dirty := len(b.w.sealed) > 0 || b.clocks.dirty
 	for _, u := range b.uplinks {
-		// While no file holds records, a lost cursor costs nothing.
-		dirty = dirty || u.gapsDirty || u.cursorDirty && len(b.segments) > 0
+		dirty = dirty || u.gapsDirty || u.cursorDirty && b.matters(u)
 	}
 	b.mu.Unlock()
 	if !dirty {
@@ -176,6 +175,13 @@ func (b *Buffer) untilSave() time.Duration {
 		return retryFirst
 	}
 	return forever
+}
+
+// matters tells, under the lock, whether u's cursor is worth saving: once the
+// saved one is beyond all that is in files, a lost one costs nothing.
+func (b *Buffer) matters(u *uplink) bool {
+	n := len(b.segments)
+	return n > 0 && u.saved.before(b.segments[n-1].end())
 }
 
 // untilTried tries a disk that took nothing while there is nothing to commit
@@ -483,6 +489,11 @@ func (b *Buffer) saveState() error {
 	if err != nil {
 		b.restore(c)
 		return fmt.Errorf("save cursors: %w", err)
+	}
+	for name, at := range c.cursors {
+		if u := b.uplinks[name]; u != nil {
+			u.saved = at.at
+		}
 	}
 	b.counts.commits++
 	b.counts.written += uint64(written)
