@@ -389,7 +389,7 @@ func (r *recordReader) tags(rs []Reading, flags byte, tags int) {
 			r.fail("not all tags of the schema")
 		}
 		for i := range rs {
-			rs[i] = Reading{Tag: int32(i)}
+			rs[i].reset(int32(i))
 		}
 		return
 	}
@@ -400,8 +400,19 @@ func (r *recordReader) tags(rs []Reading, flags byte, tags int) {
 			r.fail("a tag that the schema does not have")
 			return
 		}
-		rs[i] = Reading{Tag: int32(last)}
+		rs[i].reset(int32(last))
 	}
+}
+
+// reset makes r a reading of the tag without a value. Pointers are written
+// only where there is one to be cleared: most readings have none, and the
+// garbage collector watches every such write.
+func (r *Reading) reset(tag int32) {
+	if r.Value.str != "" || r.Value.list != nil || r.Reason != "" {
+		*r = Reading{}
+	}
+	r.Value.num, r.Value.kind = 0, KindNone
+	r.Source, r.Tag, r.Quality = 0, tag, Good
 }
 
 func (r *recordReader) reasons(rs []Reading) {
@@ -464,10 +475,15 @@ func (r *recordReader) runs(rs []Reading) {
 				r.fail("more values than readings")
 				return
 			}
-			if rs[i].Quality != Bad {
-				rs[i].Value = r.value(kind, width, 0)
-				n--
+			if rs[i].Quality == Bad {
+				continue
 			}
+			if width > 0 {
+				rs[i].Value.num, rs[i].Value.kind = r.number(kind, width), kind
+			} else {
+				rs[i].Value = r.longValue(kind, 0)
+			}
+			n--
 		}
 	}
 }
@@ -490,10 +506,16 @@ func (r *recordReader) kind() (Kind, byte) {
 
 // value reads one value; where width is not 0, that many bytes must be there.
 func (r *recordReader) value(kind Kind, width byte, depth int) Value {
+	if width == 0 {
+		return r.longValue(kind, depth)
+	}
+	return Value{kind: kind, num: r.number(kind, width)}
+}
+
+// number reads what a value of fixed width has for a number.
+func (r *recordReader) number(kind Kind, width byte) uint64 {
 	var n uint64
 	switch width {
-	case 0:
-		return r.longValue(kind, depth)
 	case 1:
 		n = uint64(r.data[0])
 	case 2:
@@ -507,7 +529,7 @@ func (r *recordReader) value(kind Kind, width byte, depth int) Value {
 	if kind == KindInt {
 		n = unzigzag(n)
 	}
-	return Value{kind: kind, num: n}
+	return n
 }
 
 // longValue reads a value whose length differs from value to value.
