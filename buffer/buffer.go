@@ -110,7 +110,9 @@ type Buffer struct {
 	writer sync.WaitGroup
 	active sync.WaitGroup // forwarders
 
-	patience time.Duration // with the last acknowledgements; tests shorten it
+	patience   time.Duration // with the last acknowledgements; tests shorten it
+	historical time.Duration // historicalAfter; the same
+	behindAge  time.Duration // behindAfter; the same
 
 	rescuing sync.Mutex // one salvage at a time
 
@@ -149,8 +151,8 @@ func Open(o Options) (*Buffer, error) {
 	b := &Buffer{
 		o: o, log: o.Log, started: time.Now(), booted: sinceBoot(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
-		patience: ackPatience,
-		tail:     newTail(), uplinks: make(map[string]*uplink), ord: 1,
+		patience: ackPatience, historical: historicalAfter, behindAge: behindAfter,
+		tail: newTail(), uplinks: make(map[string]*uplink), ord: 1,
 		schemas: newSchemaCache(), clocks: newClocks(o.Boot, o.Stream),
 		counts: counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
 	}
@@ -273,23 +275,25 @@ func (b *Buffer) settle(seq uint64) {
 	}
 }
 
-// ackedByAll returns the seq of this stream up to which no uplink needs
-// anything.
-func (b *Buffer) ackedByAll() uint64 {
-	least := b.tail.next() - 1
+// wanted tells whether some uplink has not acknowledged a record of this
+// stream.
+func (b *Buffer) wanted(seq uint64) bool {
 	for _, u := range b.uplinks {
-		if u.cursor.ord < b.ord {
-			return 0
+		if u.needs(b.ord, seq) {
+			return true
 		}
-		least = min(least, u.cursor.seq)
 	}
-	return least
+	return false
 }
 
-// release forgets what all uplinks have acknowledged.
+// release forgets what all uplinks have acknowledged, and does not write what
+// they acknowledged beyond that.
 func (b *Buffer) release() {
-	for upTo := b.ackedByAll(); b.tail.n > 0 && b.tail.first <= upTo; {
+	for b.tail.n > 0 && !b.wanted(b.tail.first) {
 		b.pop()
+	}
+	for next := max(b.settled+1, b.tail.first); b.tail.has(next) && !b.wanted(next); next++ {
+		b.settle(next)
 	}
 }
 

@@ -253,10 +253,16 @@ func (r *receiver) total() int {
 // forward runs Forward until the returned stop is called.
 func forward(tb tester, b *Buffer, name string, r *receiver) (stop func()) {
 	tb.Helper()
+	return forwardAs(tb, b, name, r, ForwardOptions{})
+}
+
+func forwardAs(tb tester, b *Buffer, name string, r *receiver, o ForwardOptions) (stop func()) {
+	tb.Helper()
+	o.MinBackoff, o.MaxBackoff = time.Millisecond, 5*time.Millisecond
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		err := b.Forward(ctx, name, link{r}, ForwardOptions{MinBackoff: time.Millisecond, MaxBackoff: 5 * time.Millisecond})
+		err := b.Forward(ctx, name, link{r}, o)
 		if err != nil && !errors.Is(err, ErrUnknownUplink) && !errors.Is(err, ErrClosed) {
 			tb.Error(err)
 		}

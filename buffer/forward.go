@@ -7,6 +7,8 @@ import (
 	"math/rand/v2"
 	"sync/atomic"
 	"time"
+
+	"millrace/buffer/internal/pace"
 )
 
 const (
@@ -20,6 +22,12 @@ const (
 
 // ForwardOptions of one Forward. The zero value works.
 type ForwardOptions struct {
+	// CatchUp is the order of what waited, Rate its bound.
+	CatchUp CatchUp
+	Rate    Rate
+	// Window is how many messages the Publisher has on their way at most;
+	// LiveFirst leaves a part of it to new records. 0: 64.
+	Window int
 	// MinBackoff and MaxBackoff bound the wait before the next attempt to
 	// connect; it doubles with each failure. 0: 1 s and 1 min.
 	MinBackoff, MaxBackoff time.Duration
@@ -82,6 +90,9 @@ func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o Forwar
 		}
 	}()
 
+	b.mu.Lock()
+	u.catchUp(&o)
+	b.mu.Unlock()
 	f := &forwarder{b: b, u: u, p: p, o: o}
 	defer f.close()
 	backoff := time.Duration(0)
@@ -140,16 +151,19 @@ func (u *uplink) ackedCount(b *Buffer) uint64 {
 
 // forwarder is one run of Forward.
 type forwarder struct {
-	b  *Buffer
-	u  *uplink
-	p  Publisher
-	o  ForwardOptions
-	bt batch
+	b *Buffer
+	u *uplink
+	p Publisher
+	o ForwardOptions
+
+	backlog, live batch // of the two lanes
 }
 
 func (f *forwarder) close() {
-	if f.bt.decoder != nil {
-		f.bt.decoder.close()
+	for _, bt := range []*batch{&f.backlog, &f.live} {
+		if bt.decoder != nil {
+			bt.decoder.close()
+		}
 	}
 }
 
@@ -161,7 +175,8 @@ func (f *forwarder) session(ctx context.Context) error {
 	base := u.token // acknowledgements of earlier sessions mean nothing
 	u.rewind()
 	b.mu.Unlock()
-	f.bt.reset(0)
+	f.backlog.reset(0)
+	f.live.reset(0)
 	lost, err := f.p.Connect(ctx, func(token uint64) {
 		if token > base && !over.Load() {
 			b.land(u, token)
@@ -209,26 +224,21 @@ func (f *forwarder) setConnected(on bool) {
 // pump sends what there is, and waits for more.
 func (f *forwarder) pump(ctx context.Context) error {
 	for {
-		st, g, err := f.b.next(f.u, &f.bt)
+		t, err := f.b.next(f.u, &f.backlog, &f.live)
 		if err != nil {
 			f.b.log.Warn("the buffer cannot be read; trying again", "uplink", f.u.name, "err", err)
-			select {
-			case <-ctx.Done():
-				return ctx.Err()
-			case <-time.After(rescuePause):
-			}
-			continue
+			t = turn{step: stepWait, wait: rescuePause}
 		}
-		switch st {
+		switch t.step {
 		case stepRecords:
-			err = f.sendBatch(ctx)
+			err = f.sendBatch(ctx, t.live)
+		case stepOne:
+			err = f.send(ctx, &f.backlog, false)
 		case stepGap:
-			err = f.sendGap(ctx, g)
+			err = f.sendGap(ctx, t)
 		case stepWait:
-			select {
-			case <-ctx.Done():
-			case <-f.u.notify:
-			}
+			f.wait(ctx, t.wait)
+			err = nil
 		case stepGone:
 			return fmt.Errorf("%w %q: it was removed", ErrUnknownUplink, f.u.name)
 		case stepAgain:
@@ -242,36 +252,72 @@ func (f *forwarder) pump(ctx context.Context) error {
 	}
 }
 
-func (f *forwarder) sendBatch(ctx context.Context) error {
-	bt := &f.bt
-	for ; bt.at < len(bt.recs); bt.at++ {
+// wait returns when there may be something to do.
+func (f *forwarder) wait(ctx context.Context, d time.Duration) {
+	if d == pace.Wait {
+		select {
+		case <-ctx.Done():
+		case <-f.u.notify:
+		}
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-f.u.notify:
+	case <-timer.C:
+	}
+}
+
+// sendBatch sends all that is in the lane's batch.
+func (f *forwarder) sendBatch(ctx context.Context, live bool) error {
+	bt := &f.backlog
+	if live {
+		bt = &f.live
+	}
+	for bt.at < len(bt.recs) {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		r := bt.recs[bt.at]
-		plain := f.b.date(bt, &r)
-		token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings})
-		if err := f.p.Send(ctx, token, r); err != nil {
-			f.b.recall(f.u, token)
+		if err := f.send(ctx, bt, live); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (f *forwarder) sendGap(ctx context.Context, g *pendingGap) error {
+// send sends the next record of the batch.
+func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
+	r := bt.recs[bt.at]
+	plain := f.b.date(bt, &r)
+	token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: live})
+	if err := f.p.Send(ctx, token, r); err != nil {
+		f.b.recall(f.u, token)
+		return err
+	}
+	bt.at++
+	return nil
+}
+
+func (f *forwarder) sendGap(ctx context.Context, t turn) error {
 	f.b.mu.Lock()
-	if f.u.removed || f.u.nextGap() != g {
+	u, g := f.u, t.gap
+	l := u.backlogLane()
+	if t.live {
+		l = u.liveLane()
+	}
+	if u.removed || u.nextGap(&l) != g {
 		f.b.mu.Unlock()
 		return nil
 	}
-	v := f.u.view(g)
+	v := u.view(g, &l)
 	g.flying = true
-	token := f.u.launch(flight{at: g.end(), time: v.Oldest, gap: true})
+	token := u.launch(flight{at: g.end(), time: v.Oldest, gap: g, live: t.live})
 	v.Oldest, v.Newest = f.b.clocks.wall(g.ord, v.Oldest), f.b.clocks.wall(g.ord, v.Newest)
 	f.b.mu.Unlock()
 	if err := f.p.SendGap(ctx, token, v); err != nil {
-		f.b.recall(f.u, token)
+		f.b.recall(u, token)
 		return err
 	}
 	return nil
@@ -280,6 +326,9 @@ func (f *forwarder) sendGap(ctx context.Context, g *pendingGap) error {
 func (b *Buffer) launch(u *uplink, f flight) uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if !f.live && u.paced() {
+		f.paced, f.sent = true, b.clock()
+	}
 	return u.launch(f)
 }
 
@@ -293,13 +342,16 @@ func (b *Buffer) recall(u *uplink, token uint64) {
 func (b *Buffer) land(u *uplink, token uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if u.removed || !u.land(token) {
+	if u.removed || !u.land(token, b.clock()) {
 		return
 	}
 	b.sharePlace(u) // before what it acknowledged is gone
 	b.release()
 	if len(u.flying()) == 0 && u.ending {
 		u.waiting = true
+		u.wake()
+	}
+	if u.wantsAck {
 		u.wake()
 	}
 	if b.arming || !b.matters(u) && !u.gapsDirty {

@@ -32,13 +32,17 @@ func (b *Buffer) reclaim() error {
 		}
 	}
 	b.mu.Lock()
-	n := 0
-	for n < len(b.segments) && !b.segments[n].active && b.allPast(b.segments[n].end()) {
-		n++
+	var passed []*segment
+	for _, s := range b.segments {
+		past := !s.active && b.allPast(s)
+		if past {
+			passed = append(passed, s)
+		} else if !b.overtaken() {
+			break // what comes later is needed, too
+		}
 	}
-	passed := slices.Clone(b.segments[:n])
 	b.mu.Unlock()
-	if n == 0 {
+	if len(passed) == 0 {
 		return nil
 	}
 	// The cursors are saved first: a crash in between must not find a hole
@@ -61,18 +65,28 @@ func (b *Buffer) closedNow() bool {
 func (b *Buffer) passed(s *segment) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.allPast(s.end())
+	return b.allPast(s)
 }
 
-// allPast tells, under the lock, whether every uplink's cursor is at p or
-// beyond it.
-func (b *Buffer) allPast(p place) bool {
+// allPast tells, under the lock, whether no uplink needs anything of s.
+func (b *Buffer) allPast(s *segment) bool {
 	for _, u := range b.uplinks {
-		if u.cursor.before(p) {
+		if u.cursor.before(s.end()) && (len(u.done) == 0 || len(u.uncovered(s.ord, s.first, s.last)) > 0) {
 			return false
 		}
 	}
 	return true
+}
+
+// overtaken tells, under the lock, whether some uplink has acknowledged
+// records that are newer than ones it needs.
+func (b *Buffer) overtaken() bool {
+	for _, u := range b.uplinks {
+		if len(u.done) > 0 {
+			return true
+		}
+	}
+	return false
 }
 
 // remove unlinks segments and forgets them.
@@ -230,6 +244,10 @@ func (b *Buffer) measureSegment(s *segment) *measure {
 	for _, u := range b.uplinks {
 		// Cursors move on meanwhile: split as far as what is on its way.
 		cursors = append(cursors, u.cursor, u.sent)
+		for i := range u.done {
+			p := &u.done[i]
+			cursors = append(cursors, place{p.ord, p.from}, place{p.ord, p.from}, place{p.ord, p.to}, place{p.ord, p.sent + 1})
+		}
 		for _, g := range u.gaps {
 			if g.ord == s.ord {
 				cursors = append(cursors, g.start(), g.start(), g.end(), g.end())

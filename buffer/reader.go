@@ -3,9 +3,11 @@ package buffer
 import (
 	"errors"
 	"fmt"
-	"math"
+	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"millrace/buffer/internal/pace"
 )
 
 const (
@@ -19,12 +21,21 @@ const (
 type step int
 
 const (
-	stepWait    step = iota // nothing is there
+	stepWait    step = iota // nothing is there, or nothing may go yet
 	stepGap                 // a gap notice is next
-	stepRecords             // the batch holds records
+	stepRecords             // the lane's batch holds records
+	stepOne                 // one record of the backlog's batch may go
 	stepAgain               // something was found out; ask again
 	stepGone                // the uplink was removed
 )
+
+// turn is a step, and what goes with it.
+type turn struct {
+	step step
+	gap  *pendingGap
+	live bool          // by the live lane
+	wait time.Duration // ask again after that; pace.Wait: when woken
+}
 
 // batch is what a forwarder copied out of the buffer. It belongs to one
 // forwarder and is used again and again.
@@ -48,61 +59,120 @@ type batch struct {
 	decoder *chunkDecoder
 }
 
-// next fills the batch, or says what else is next for u.
-func (b *Buffer) next(u *uplink, bt *batch) (step, *pendingGap, error) {
+// next fills a lane's batch, or says what else is next for u. The live lane
+// goes first.
+func (b *Buffer) next(u *uplink, backlog, live *batch) (turn, error) {
 	b.mu.Lock()
+	if u.how == LiveFirst {
+		b.steer(u)
+	}
+	if u.live {
+		l := u.liveLane()
+		t, err := b.fill(u, &l, live)
+		if err != nil || t.step != stepWait {
+			return t, err
+		}
+		b.mu.Lock() // whoever appends from here on wakes the forwarder
+	}
+	if backlog.at < len(backlog.recs) && u.paced() && !u.removed {
+		defer b.mu.Unlock()
+		wait := b.pause(u, backlog)
+		if wait == 0 {
+			return turn{step: stepOne}, nil
+		}
+		u.waiting, u.wantsAck = true, wait == pace.Wait
+		return turn{step: stepWait, wait: wait}, nil
+	}
+	l := u.backlogLane()
+	t, err := b.fill(u, &l, backlog)
+	switch {
+	case t.step == stepRecords && u.paced():
+		t.step = stepAgain
+	case t.step == stepWait && u.live:
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		// What is not committed yet is not seen, and not passed.
+		if passed := !l.after.before(l.upTo) || l.upTo.seq == 0; passed && u.backlog == 0 {
+			u.join()
+			return turn{step: stepAgain}, nil
+		}
+		u.wantsAck = true
+		if !u.waiting {
+			return turn{step: stepAgain}, nil // woken in between
+		}
+	}
+	return t, err
+}
+
+// fill fills the lane's batch, or says what else the lane has to do. It is
+// called under the lock, and returns without it.
+func (b *Buffer) fill(u *uplink, l *lane, bt *batch) (turn, error) {
 	if u.removed {
 		b.mu.Unlock()
-		return stepGone, nil, nil
+		return turn{step: stepGone}, nil
 	}
-	g := u.nextGap()
-	upTo := place{math.MaxUint64, math.MaxUint64}
+	g := u.nextGap(l)
+	upTo := l.upTo
 	if g != nil {
 		upTo = place{g.ord, g.From - 1}
-		if !u.sent.before(upTo) {
+		if !l.after.before(upTo) {
 			b.mu.Unlock()
-			return stepGap, g, nil
+			return turn{step: stepGap, gap: g, live: l.live}, nil
 		}
 	}
-	expected := uint64(1)
-	if u.sent.ord == b.ord {
-		expected = u.sent.seq + 1
+	s := b.segmentAfter(l.after)
+	if s != nil && upTo.before(s.start()) {
+		s = nil
 	}
-	s := b.segmentAfter(u.sent)
+	ord, expected := b.ord, uint64(1)
+	if s != nil {
+		ord = s.ord
+	}
+	if l.after.ord == ord {
+		expected = l.after.seq + 1
+	}
+	if span := u.spanOf(ord, expected); span != nil && !l.live && (place{ord, expected - 1}).before(upTo) {
+		u.sent = place{ord, span.sent}
+		b.mu.Unlock()
+		return turn{step: stepAgain}, nil
+	}
+	until := u.beforeSpan(ord, expected)
 	switch {
-	case (s == nil || s.ord == b.ord) && b.tail.first <= expected && expected <= b.visible() && b.tail.has(expected) &&
-		place{b.ord, expected - 1}.before(upTo):
-		last := b.visible()
-		if upTo.ord == b.ord {
-			last = min(last, upTo.seq)
-		}
-		b.copyTail(bt, expected, last)
+	case upTo.ord == ord:
+		until = min(until, upTo.seq)
+	case upTo.ord < ord:
+		until = 0
+	}
+	switch {
+	case ord == b.ord && b.tail.has(expected) && expected <= min(b.visible(), until):
+		b.copyTail(bt, expected, min(b.visible(), until))
 		b.mu.Unlock()
-		return stepRecords, nil, nil
-	case s != nil && !upTo.before(s.start()):
-		after, until, d := u.sent, s.last, b.disk
-		if upTo.ord == s.ord {
-			until = min(until, upTo.seq)
-		}
+		return turn{step: stepRecords, live: l.live}, nil
+	case s != nil && expected <= until:
+		d := b.disk
 		b.mu.Unlock()
-		st, err := b.fromSegment(d, u, s, after, until, bt)
-		return st, nil, err
+		st, err := b.fromSegment(d, u, s, l, expected, min(s.last, until), bt)
+		return turn{step: st, live: l.live}, err
 	case g != nil:
 		b.mu.Unlock()
-		return stepGap, g, nil
-	case s == nil && b.tail.has(b.visible()) && b.tail.first > expected:
+		return turn{step: stepGap, gap: g, live: l.live}, nil
+	case expected < b.tail.first && expected <= until && b.tail.has(b.visible()):
 		// It should not be: all that left the tail is on the disk,
 		// acknowledged, or announced. If it is, it is not kept silent.
-		missing := u.uncovered(b.ord, expected, b.tail.first-1)
+		last := min(until, b.tail.first-1)
+		missing := u.uncovered(b.ord, expected, last)
 		for _, part := range missing {
 			u.miss(b.ord, Gap{Stream: b.o.Stream, From: part[0], To: part[1], Reason: ReasonDamaged})
 		}
+		if len(missing) == 0 {
+			u.pass(l, place{b.ord, last})
+		}
 		b.mu.Unlock()
-		return stepAgain, nil, nil
+		return turn{step: stepAgain}, nil
 	}
 	u.waiting = true
 	b.mu.Unlock()
-	return stepWait, nil, nil
+	return turn{step: stepWait, wait: pace.Wait}, nil
 }
 
 // segmentAfter returns the first segment that holds something beyond p.
@@ -153,25 +223,20 @@ func (bt *batch) room(size int) {
 	}
 }
 
-// fromSegment fills the batch with the records of s after after up to until.
-func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until uint64, bt *batch) (step, error) {
-	expected := s.first
-	if after.ord == s.ord {
-		expected = max(after.seq+1, 1)
-	} else if after.ord < s.ord {
-		expected = 1
-	}
+// fromSegment fills the batch with the records of s from expected up to
+// until.
+func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, l *lane, expected, until uint64, bt *batch) (step, error) {
 	bt.reset(s.ord)
 	err := b.copyChunks(d, s, expected, until, bt)
 	if err != nil {
 		return stepAgain, b.unreadable(s, err)
 	}
 	if len(bt.heads) == 0 {
-		b.hole(u, s, expected, until)
+		b.hole(u, s, l, expected, until)
 		return stepAgain, nil
 	}
 	if first := bt.heads[0]; expected <= first.prev && expected < first.first {
-		if b.hole(u, s, expected, min(first.prev, first.first-1, until)) {
+		if b.hole(u, s, l, expected, min(first.prev, first.first-1, until)) {
 			return stepAgain, nil
 		}
 	}
@@ -180,7 +245,7 @@ func (b *Buffer) fromSegment(d *disk, u *uplink, s *segment, after place, until 
 		return stepAgain, err
 	}
 	if len(bt.recs) == 0 {
-		b.hole(u, s, expected, min(until, bt.heads[0].last()))
+		b.hole(u, s, l, expected, min(until, bt.heads[0].last()))
 		return stepAgain, nil
 	}
 	return stepRecords, nil
@@ -209,19 +274,27 @@ func (b *Buffer) unreadable(s *segment, err error) error {
 // hole says that u will not get the records from to until of s, which are
 // not in the file, and moves on. It returns whether there was anything that u
 // still waited for.
-func (b *Buffer) hole(u *uplink, s *segment, from, until uint64) bool {
+func (b *Buffer) hole(u *uplink, s *segment, l *lane, from, until uint64) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	parts := u.uncovered(s.ord, from, until)
 	for _, part := range parts {
 		u.miss(s.ord, Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged})
 	}
-	if len(parts) == 0 {
-		if end := (place{s.ord, until}); u.sent.before(end) {
-			u.sent = end
+	if len(parts) > 0 {
+		return true
+	}
+	// Meanwhile a part may have been given up: that is announced first.
+	for _, g := range u.gaps {
+		if g.ord == s.ord && g.From <= until && from <= g.To {
+			until = g.From - 1
+			break
 		}
 	}
-	return len(parts) > 0
+	if from <= until {
+		u.pass(l, place{s.ord, until})
+	}
+	return false
 }
 
 // copyChunks copies the chunks that hold records from expected to until out

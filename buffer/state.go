@@ -40,7 +40,8 @@ type stateImage struct {
 
 type cursor struct {
 	at    place
-	acked uint64 // records acknowledged, all told
+	acked uint64    // records acknowledged, all told
+	done  []ackSpan // acknowledged beyond at
 }
 
 // summary spares the opening of a segment that is complete.
@@ -189,14 +190,32 @@ func (c cursor) appendTo(b []byte) []byte {
 	b = append(b, recordVersion)
 	b = binary.BigEndian.AppendUint64(b, c.at.ord)
 	b = binary.BigEndian.AppendUint64(b, c.at.seq)
-	return binary.BigEndian.AppendUint64(b, c.acked)
+	b = binary.BigEndian.AppendUint64(b, c.acked)
+	for _, s := range c.done {
+		if s.from <= s.to {
+			b = binary.BigEndian.AppendUint64(b, s.ord)
+			b = binary.BigEndian.AppendUint64(b, s.from)
+			b = binary.BigEndian.AppendUint64(b, s.to)
+		}
+	}
+	return b
 }
 
 func parseCursor(b []byte) (cursor, bool) {
-	if len(b) != 25 || b[0] != recordVersion {
+	if len(b) < 25 || (len(b)-25)%24 != 0 || b[0] != recordVersion {
 		return cursor{}, false
 	}
-	return cursor{at: parsePlace(b[1:]), acked: binary.BigEndian.Uint64(b[17:])}, true
+	c := cursor{at: parsePlace(b[1:]), acked: binary.BigEndian.Uint64(b[17:])}
+	last := c.at
+	for b = b[25:]; len(b) > 0; b = b[24:] {
+		from, to := parsePlace(b), binary.BigEndian.Uint64(b[16:])
+		if !last.before(from) || to < from.seq {
+			return cursor{}, false
+		}
+		c.done = append(c.done, ackSpan{ord: from.ord, from: from.seq, to: to, sent: to})
+		last = place{from.ord, to}
+	}
+	return c, true
 }
 
 func (s summary) encode() []byte {

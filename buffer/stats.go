@@ -125,6 +125,7 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 			s.Lag -= min(s.Lag, g.To-g.From+1)
 		}
 	}
+	s.Lag -= min(s.Lag, b.overtakers(u))
 	switch flying := u.flying(); {
 	case len(flying) > 0 && flying[0].time != 0:
 		oldest = b.clocks.wall(flying[0].at.ord, flying[0].time)
@@ -142,4 +143,24 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 		s.Oldest = time.UnixMilli(oldest)
 	}
 	return s
+}
+
+// overtakers counts the records beyond u's cursor that it has acknowledged,
+// as far as they are counted as records that wait.
+func (b *Buffer) overtakers(u *uplink) (n uint64) {
+	for _, d := range u.done {
+		if d.to < d.from {
+			continue
+		}
+		if d.ord == b.ord {
+			n += d.to - d.from + 1
+			continue
+		}
+		for _, s := range b.segments {
+			if from, to := max(d.from, s.first), min(d.to, s.last); s.ord == d.ord && from <= to {
+				n += to - from + 1
+			}
+		}
+	}
+	return n
 }

@@ -1,7 +1,11 @@
 package buffer
 
 import (
+	"slices"
+	"time"
+
 	"millrace/buffer/internal/meter"
+	"millrace/buffer/internal/pace"
 	"millrace/buffer/internal/shm"
 )
 
@@ -10,17 +14,26 @@ type uplink struct {
 	name   string
 	cursor place         // acknowledged up to here
 	saved  place         // the cursor in state.db
+	done   []ackSpan     // acknowledged beyond the cursor, in order
 	acked  uint64        // records acknowledged, all told
 	acks   *meter.Meter  // of acked, in this session
 	gaps   []*pendingGap // to be announced, in order
-	sent   place         // handed over up to here, in this session
+	sent   place         // handed over up to here by the backlog's lane, in this session
+
+	how        CatchUp
+	live       bool          // the last span of done is the live lane's: new records go out at once
+	liveOpened time.Duration // when that span began, by the buffer's clock
+	bounded    bool          // the backlog's rate is
+	pacer      *pace.Pacer   // of the backlog; nil: as fast as the publisher takes it
 
 	flights  []flight // handed over and not acknowledged: flights[flightAt:]
 	flightAt int
+	backlog  int    // of them, those of the backlog's lane
 	token    uint64 // the last one given out
 
 	notify    chan struct{} // wakes the forwarder; holds one
 	waiting   bool          // the forwarder wants to be woken
+	wantsAck  bool          // by an acknowledgement, too
 	claimed   bool          // a Forward runs
 	connected bool
 	removed   bool
@@ -40,7 +53,10 @@ type flight struct {
 	at       place // where its acknowledgement moves the cursor
 	time     int64 // plain time: see clocks
 	readings int
-	gap      bool
+	gap      *pendingGap   // nil: it is a record
+	live     bool          // by the live lane
+	paced    bool          // the pacer counts it
+	sent     time.Duration // when, by the buffer's clock
 }
 
 // pendingGap is a gap that one uplink has still to be told of. Its times are
@@ -55,11 +71,17 @@ func (g *pendingGap) start() place { return place{g.ord, g.From} }
 func (g *pendingGap) end() place   { return place{g.ord, g.To} }
 
 func newUplink(name string, c cursor, gaps []*pendingGap) *uplink {
-	return &uplink{name: name, cursor: c.at, saved: c.at, acked: c.acked, sent: c.at, gaps: gaps, acks: newAckMeter(), notify: make(chan struct{}, 1)}
+	u := &uplink{
+		name: name, cursor: c.at, saved: c.at, done: c.done, acked: c.acked, gaps: gaps, acks: newAckMeter(),
+		notify: make(chan struct{}, 1),
+	}
+	u.rewind()
+	return u
 }
 
-// place returns what is kept of the uplink's place in the order.
-func (u *uplink) place() cursor { return cursor{at: u.cursor, acked: u.acked} }
+// place returns what is kept of the uplink's place in the order. Its spans
+// are the uplink's own.
+func (u *uplink) place() cursor { return cursor{at: u.cursor, acked: u.acked, done: u.done} }
 
 // touchGaps notes that the gaps to be announced changed.
 func (u *uplink) touchGaps() { u.gapsDirty, u.gapsStale = true, true }
@@ -69,7 +91,7 @@ func (u *uplink) wake() {
 	if !u.waiting {
 		return
 	}
-	u.waiting = false
+	u.waiting, u.wantsAck = false, false
 	select {
 	case u.notify <- struct{}{}:
 	default:
@@ -79,7 +101,15 @@ func (u *uplink) wake() {
 // rewind begins a session: all that is not acknowledged is sent again.
 func (u *uplink) rewind() {
 	u.sent = u.cursor
-	u.flights, u.flightAt = u.flights[:0], 0
+	u.live = false
+	u.done = slices.DeleteFunc(u.done, func(s ackSpan) bool { return s.to < s.from })
+	for i := range u.done {
+		u.done[i].sent = u.done[i].to
+	}
+	u.flights, u.flightAt, u.backlog = u.flights[:0], 0, 0
+	if u.pacer != nil {
+		u.pacer.Begin(false)
+	}
 	for _, g := range u.gaps {
 		g.flying = false
 	}
@@ -97,29 +127,53 @@ func (u *uplink) launch(f flight) uint64 {
 	u.token++
 	f.token = u.token
 	u.flights = append(u.flights, f)
-	u.sent = f.at
+	if f.live {
+		u.liveSpan().sent = f.at.seq
+	} else {
+		u.backlog++
+		u.sent = f.at
+	}
+	if f.paced {
+		u.pacer.Sent(f.sent)
+	}
 	return f.token
 }
 
 // recall undoes the last launch: the item was not handed over.
 func (u *uplink) recall(token uint64) {
-	if n := len(u.flights); n > u.flightAt && u.flights[n-1].token == token {
-		u.flights = u.flights[:n-1]
+	n := len(u.flights)
+	if n == u.flightAt || u.flights[n-1].token != token {
+		return
 	}
+	if !u.flights[n-1].live {
+		u.backlog--
+	}
+	if u.flights[n-1].paced {
+		u.pacer.Recalled()
+	}
+	u.flights = u.flights[:n-1]
 }
 
-// land takes the acknowledgement of token and of all before it.
-func (u *uplink) land(token uint64) (moved bool) {
+// land takes, at the time now, the acknowledgement of token and of all before
+// it.
+func (u *uplink) land(token uint64, now time.Duration) (moved bool) {
 	for u.flightAt < len(u.flights) && u.flights[u.flightAt].token <= token {
 		f := &u.flights[u.flightAt]
 		u.flightAt++
-		if f.gap {
-			u.announced(f.at)
+		if f.gap != nil {
+			u.announced(f.gap)
 		} else {
 			u.acked++
 			u.trim(f.at, uint64(f.readings))
 		}
-		u.cursor = f.at
+		if !f.live {
+			u.backlog--
+		}
+		if f.paced {
+			u.pacer.Acked(f.sent, now)
+		}
+		u.take(f.at, f.live)
+		f.gap = nil
 		moved = true
 	}
 	if u.flightAt == len(u.flights) {
@@ -129,14 +183,10 @@ func (u *uplink) land(token uint64) (moved bool) {
 	return moved
 }
 
-// announced drops the gaps that end at or before at.
-func (u *uplink) announced(at place) {
-	n := 0
-	for n < len(u.gaps) && u.gaps[n].flying && !at.before(u.gaps[n].end()) {
-		n++
-	}
-	if n > 0 {
-		u.gaps = append(u.gaps[:0], u.gaps[n:]...)
+// announced drops a gap that the far side knows of.
+func (u *uplink) announced(g *pendingGap) {
+	if i := slices.Index(u.gaps, g); i >= 0 {
+		u.gaps = slices.Delete(u.gaps, i, i+1)
 		u.touchGaps()
 	}
 }
@@ -163,28 +213,31 @@ func (u *uplink) trim(at place, readings uint64) {
 	}
 }
 
-// nextGap returns the first gap that was not handed over in this session.
-func (u *uplink) nextGap() *pendingGap {
+// nextGap returns the first gap that l has to hand over in this session.
+func (u *uplink) nextGap(l *lane) *pendingGap {
 	for _, g := range u.gaps {
-		if u.sent.before(g.end()) {
+		if l.upTo.before(g.start()) {
+			return nil
+		}
+		if l.after.before(g.end()) {
 			return g
 		}
 	}
 	return nil
 }
 
-// view returns g as it is to be announced now: without what is on its way.
-func (u *uplink) view(g *pendingGap) Gap {
+// view returns g as l is to announce it now: without what is on its way.
+func (u *uplink) view(g *pendingGap, l *lane) Gap {
 	v := g.Gap
-	if u.sent.before(g.start()) {
+	if l.after.before(g.start()) {
 		return v
 	}
 	for _, f := range u.flying() {
-		if !f.gap && !f.at.before(g.start()) && !g.end().before(f.at) {
+		if f.gap == nil && !f.at.before(g.start()) && !g.end().before(f.at) {
 			v.Readings -= min(v.Readings, uint64(f.readings))
 		}
 	}
-	v.From = u.sent.seq + 1
+	v.From = l.after.seq + 1
 	return v
 }
 
@@ -199,7 +252,7 @@ func (u *uplink) miss(ord uint64, g Gap) {
 		i--
 	}
 	if i > 0 {
-		if p := u.gaps[i-1]; p.ord == ord && p.To+1 == g.From && p.Reason == g.Reason && !p.flying {
+		if p := u.gaps[i-1]; p.ord == ord && p.To+1 == g.From && p.Reason == g.Reason && !p.flying && !u.spanBegins(ord, g.From) {
 			p.To = g.To
 			p.Readings += g.Readings
 			p.Oldest, p.Newest = older(p.Oldest, g.Oldest), max(p.Newest, g.Newest)
@@ -229,14 +282,31 @@ func (u *uplink) uncovered(ord, from, to uint64) [][2]uint64 {
 		from = max(from, u.cursor.seq+1)
 	}
 	var parts [][2]uint64
+	cut := func(first, last uint64) {
+		if last < from || first > to {
+			return
+		}
+		if first > from {
+			parts = append(parts, [2]uint64{from, first - 1})
+		}
+		from = last + 1
+	}
+	done := u.done
 	for _, g := range u.gaps {
-		if g.ord != ord || g.To < from || g.From > to {
+		if g.ord != ord {
 			continue
 		}
-		if g.From > from {
-			parts = append(parts, [2]uint64{from, g.From - 1})
+		for ; len(done) > 0 && (done[0].ord < ord || done[0].ord == ord && done[0].from < g.From); done = done[1:] {
+			if done[0].ord == ord {
+				cut(done[0].from, done[0].to)
+			}
 		}
-		from = g.To + 1
+		cut(g.From, g.To)
+	}
+	for _, s := range done {
+		if s.ord == ord {
+			cut(s.from, s.to)
+		}
 	}
 	if from <= to {
 		parts = append(parts, [2]uint64{from, to})

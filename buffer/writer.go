@@ -515,7 +515,9 @@ func (b *Buffer) collect() *change {
 	}
 	for name, u := range b.uplinks {
 		if u.cursorDirty {
-			c.cursors[name] = u.place()
+			at := u.place()
+			at.done = slices.Clone(at.done)
+			c.cursors[name] = at
 		}
 		if u.gapsDirty {
 			gaps := make([]*pendingGap, len(u.gaps))

@@ -118,12 +118,20 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 	go func() {
 		defer close(u.done)
 		err := a.buf.Forward(ctx, cfg.Name, publisher{m}, buffer.ForwardOptions{
+			CatchUp: catchUp(cfg.CatchUp), Rate: buffer.Rate(cfg.CatchUpRate), Window: cfg.MaxInflight,
 			MinBackoff: reconnectFirst, MaxBackoff: reconnectLongest, OnState: a.uplinkLog(cfg.Name, m),
 		})
 		if err != nil && !errors.Is(err, context.Canceled) {
 			a.log.Error("the uplink has stopped", "uplink", cfg.Name, "error", err)
 		}
 	}()
+}
+
+func catchUp(how string) buffer.CatchUp {
+	if how == "live_first" {
+		return buffer.LiveFirst
+	}
+	return buffer.InOrder
 }
 
 // Between attempts to reach a broker, spread by half. The first is short: a
