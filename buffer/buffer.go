@@ -134,6 +134,7 @@ type Buffer struct {
 	diskErr  error
 	suspect  *segment // a reader found the writer's file damaged
 	shared   shared
+	previous Previous
 	counts   counts
 	flow     flow
 
@@ -369,6 +370,9 @@ func (b *Buffer) Close() error {
 	}
 	b.sealActive()
 	saved := errors.Join(b.reclaim(), b.saveState())
+	if saved == nil {
+		saved = b.sayGoodbye()
+	}
 	b.disk.files.closeIdle(0)
 	// What state.db did not take is known to the shared memory alone.
 	return errors.Join(err, saved, b.endSharing(saved == nil), b.disk.close())

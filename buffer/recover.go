@@ -84,6 +84,7 @@ func (b *Buffer) takeOver() error {
 		b.revive(old)
 		b.w.begun = false
 	}
+	b.findPrevious(im, old)
 	b.startClock()
 	b.begin(im)
 	b.share()

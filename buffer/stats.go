@@ -45,6 +45,7 @@ type Stats struct {
 	Segments       int               // files that hold records
 	SetAside       int               // damaged files that are kept
 	SetAsideBytes  int64             // their size
+	Previous       Previous          // how the run before this one ended
 	Uplinks        map[string]UplinkStats
 	Forecast       Forecast // where this is going
 }
@@ -74,7 +75,7 @@ func (b *Buffer) Stats() Stats {
 		TailBatches: b.tail.n, TailBytes: b.tail.bytes, Dropped: maps.Clone(b.counts.dropped),
 		Commits: b.counts.commits, Written: b.counts.written, Packed: b.counts.packed,
 		DroppedBatches: maps.Clone(b.counts.batches), Segments: len(b.segments), SetAside: len(b.counts.setAside),
-		Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
+		Previous: b.previous, Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
 	}
 	s.DiskBytes = b.counts.stateSize
 	for _, seg := range b.segments {

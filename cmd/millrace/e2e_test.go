@@ -359,6 +359,11 @@ func TestKill9(t *testing.T) {
 				a.start()
 				// The last answer may have been on its way.
 				mqtttest.WaitFor(t, "all that the killed agent had read", func() bool { return hasCounter(r.Batches("plc-1"), read-1, end) })
+				stream := r.Streams()[round]
+				mqtttest.WaitFor(t, "the status to say how the last run ended", func() bool {
+					p, _ := r.Status("gw-1")["previous"].(map[string]any)
+					return p["ended"] == "killed" && p["stream"] == stream
+				})
 			}
 			mqtttest.WaitFor(t, "batches of the last stream", func() bool { return len(r.Streams()) == 7 })
 			settled(t, a, r, "plc-1")

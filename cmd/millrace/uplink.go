@@ -95,12 +95,26 @@ func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, e
 		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:   mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
 		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
+		Status:      a.statusFields,
 		MaxInflight: u.MaxInflight, Schema: a.schema, Now: a.buf.Now, Log: a.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("uplink %s: %w", u.Name, err)
 	}
 	return m, nil
+}
+
+// statusFields are what the agent adds to the status message of a session.
+func (a *agent) statusFields() map[string]any {
+	p := a.buf.Stats().Previous
+	if p.Ended == "" {
+		return nil
+	}
+	return map[string]any{"previous": struct {
+		Stream string `json:"stream"`
+		Last   uint64 `json:"last"`
+		Ended  string `json:"ended"`
+	}{p.Stream, p.Last, p.Ended}}
 }
 
 func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
