@@ -8,7 +8,7 @@ import (
 
 const (
 	slabSize  = shm.SlabSize
-	slabSpare = 16 // free slabs kept for reuse; more go back to the system
+	slabSpare = 32 // free slabs kept for reuse; more go back to the system
 )
 
 // tail holds the newest records in memory: consecutive ones, in a ring, their
