@@ -141,15 +141,22 @@ func (c *checker) check() error {
 	return c.fault(c.page(m.root, 0))
 }
 
-// meta returns the newer of the two valid meta pages: the one bbolt will take.
+// meta returns the newer of the two meta pages: the one bbolt will take.
 func (c *checker) meta() (best boltMeta, err error) {
 	found := false
+	var damage error
 	buf := make([]byte, pageSize)
 	for id := range uint64(2) {
 		if _, err := c.file.ReadAt(buf, int64(id)*pageSize); err != nil && !errors.Is(err, io.EOF) {
 			return best, err
 		}
 		m, ok := parseMeta(buf[pageHeaderSize:])
+		ok = ok && m.tx%2 == id
+		if !ok {
+			// bbolt would go on with the other one, and so with the state
+			// before the last commit.
+			damage = fmt.Errorf("%w: meta page %d", errStructure, id)
+		}
 		if ok && (!found || m.tx > best.tx) {
 			best, found = m, true
 		}
@@ -157,7 +164,7 @@ func (c *checker) meta() (best boltMeta, err error) {
 	if !found {
 		return best, fmt.Errorf("%w: no valid meta page", errStructure)
 	}
-	return best, nil
+	return best, c.fault(damage)
 }
 
 func parseMeta(b []byte) (boltMeta, bool) {

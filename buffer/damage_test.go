@@ -219,9 +219,11 @@ func TestSalvage(t *testing.T) {
 			t.Errorf("%d gaps, although every chunk is whole", gaps)
 		}
 	}
-	aside, err := filepath.Glob(filepath.Join(dir, damagedPrefix+"*"))
-	if err != nil || len(aside) < 4 {
-		t.Errorf("kept of the damaged files: %v %v", aside, err)
+	for _, want := range []string{"*" + rawSuffix, damagedPrefix + "*"} { // b still waits; then it does not
+		if kept, err := filepath.Glob(filepath.Join(dir, want)); err != nil || len(kept) < 4 {
+			t.Errorf("kept of the damaged files: %v %v", kept, err)
+		}
+		deliver(t, dir, "b")
 	}
 }
 
@@ -244,8 +246,17 @@ func TestMarker(t *testing.T) {
 			for _, s := range streams {
 				account(t, items, s, 1, damagedRecords)
 			}
-			if aside, _ := filepath.Glob(filepath.Join(dir, damagedPrefix+"*"+name)); len(aside) != 1 {
+			want := damagedPrefix + "*" + name
+			if suspect == "segment" {
+				want = strings.TrimSuffix(name, segmentSuffix) + rawSuffix
+			}
+			if aside, _ := filepath.Glob(filepath.Join(dir, want)); len(aside) != 1 {
 				t.Errorf("%s was not set aside", name)
+			}
+			for _, it := range items {
+				if it.gap != "" {
+					t.Errorf("a gap %d..%d %q, although the file is whole", it.from, it.to, it.gap)
+				}
 			}
 		})
 	}

@@ -103,10 +103,9 @@ func bareClocks() clocks {
 	return clocks{mine: &clock.History{}, streams: make(map[uint64]string), boots: make(map[string]*clock.History)}
 }
 
-// segmentOf reads a segment's name, also that of one that was set aside or
-// that a salvage wrote.
+// segmentOf reads a segment's name, also that of one that was set aside.
 func segmentOf(path string) (s *segment, aside, ok bool) {
-	name := strings.TrimSuffix(filepath.Base(path), savedSuffix)
+	name := filepath.Base(path)
 	if rest, found := strings.CutPrefix(name, damagedPrefix); found {
 		if _, after, cut := strings.Cut(rest, "-"); cut {
 			name, aside = after, true
@@ -152,9 +151,8 @@ func (d *Dir) list() (known bool, err error) {
 	return known, nil
 }
 
-// sortSegments brings the segments into order, and of what an interrupted
-// salvage left keeps what the next start would: the damaged file, while it
-// has its name.
+// sortSegments brings the segments into order. Of two with the same name but
+// for its suffix, it keeps one.
 func (d *Dir) sortSegments() {
 	slices.SortFunc(d.segments, func(x, y *segment) int {
 		switch {
@@ -163,7 +161,7 @@ func (d *Dir) sortSegments() {
 		case y.start().before(x.start()):
 			return 1
 		}
-		return strings.Compare(x.path, y.path) // "….seg" before "….seg.salvaged"
+		return strings.Compare(x.path, y.path) // "….raw" before "….seg"
 	})
 	d.segments = slices.CompactFunc(d.segments, func(x, y *segment) bool {
 		if x.start() != y.start() || x.stream != y.stream {

@@ -19,6 +19,8 @@
 //     segments, and small values of others (bbolt)
 //   - ORDINAL-FIRST-STREAM.seg: a segment, the records of one stream from
 //     seq FIRST on (bbolt, append only, unlinked as a whole)
+//   - ORDINAL-FIRST-STREAM.raw: a segment that is damaged; its chunks are
+//     looked for without bbolt, and it is set aside when it has been drained
 //   - damaged-N-NAME: files that could not be read, kept for a look at them
 //     as far as the size limit allows
 //   - opening: names the file that bbolt is opening; one that is found there

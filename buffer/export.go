@@ -138,6 +138,7 @@ func openRaw(path string) openSource {
 		if err != nil {
 			return nil, nil, err
 		}
+		salvage = salvage || filepath.Ext(path) == rawSuffix // the agent salvages it, too
 		src := rawFile{f}
 		c, err := indexTree(ctx, f, size, stream, src)
 		if salvage && !errors.Is(err, ErrVersion) && (err != nil && isDamage(err) || err == nil && c.damaged > 0) {

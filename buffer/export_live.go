@@ -156,12 +156,12 @@ func (l liveFile) close() {}
 
 func (l liveFile) view(fn func(tx *bolt.Tx, chunks *chunkTree) error) error {
 	files := l.b.disk.files
-	db, err := files.acquire(l.s)
+	src, err := files.acquire(l.s)
 	if err != nil {
 		return err
 	}
 	defer files.release(l.s)
-	err = view(db, func(tx *bolt.Tx) error {
+	err = view(src.db, func(tx *bolt.Tx) error {
 		chunks, err := chunkBucket(tx, l.s)
 		if err != nil {
 			return err

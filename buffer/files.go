@@ -7,8 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
-
-	bolt "go.etcd.io/bbolt"
 )
 
 const (
@@ -28,7 +26,7 @@ type openFiles struct {
 
 // openState is a segment's open file; openFiles.mu covers it.
 type openState struct {
-	db     *bolt.DB
+	segmentFile
 	refs   int
 	used   time.Duration
 	gone   bool // close it when nobody uses it any more
@@ -40,30 +38,41 @@ func newOpenFiles(dir string, now func() time.Duration) *openFiles {
 }
 
 // adopt takes over the file of a segment that was just created.
-func (o *openFiles) adopt(s *segment, db *bolt.DB) {
+func (o *openFiles) adopt(s *segment, src segmentFile) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	s.open = openState{db: db, refs: 1, used: o.now()}
+	s.open = openState{segmentFile: src, refs: 1, used: o.now()}
 	o.open[s] = struct{}{}
 }
 
 // acquire opens the segment if need be, for reading; release must follow.
-func (o *openFiles) acquire(s *segment) (*bolt.DB, error) {
+func (o *openFiles) acquire(s *segment) (segmentFile, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if s.open.gone || s.open.broken {
-		return nil, fmt.Errorf("%s: %w", s.name(), os.ErrNotExist)
+		return segmentFile{}, fmt.Errorf("%s: %w", s.name(), os.ErrNotExist)
 	}
-	if s.open.db == nil {
-		db, err := openMarked(s.path, true, 0, marking(o.dir))
+	if !s.open.isOpen() {
+		src, err := o.openSource(s)
 		if err != nil {
-			return nil, err
+			return segmentFile{}, err
 		}
-		s.open.db = db
+		s.open.segmentFile = src
 		o.open[s] = struct{}{}
 	}
 	s.open.refs++
-	return s.open.db, nil
+	return s.open.segmentFile, nil
+}
+
+func (o *openFiles) openSource(s *segment) (segmentFile, error) {
+	src := segmentFile{s: s}
+	var err error
+	if s.raw {
+		src.raw, err = openRawSegment(s)
+	} else {
+		src.db, err = openMarked(s.path, true, 0, marking(o.dir))
+	}
+	return src, err
 }
 
 func (o *openFiles) release(s *segment) {
@@ -96,11 +105,11 @@ func (o *openFiles) forget(s *segment) {
 
 func (o *openFiles) closeLocked(s *segment) {
 	delete(o.open, s)
-	if s.open.db == nil || s.open.broken {
+	if !s.open.isOpen() || s.open.broken {
 		return
 	}
-	_ = closeBolt(s.open.db) // it was only read, or every commit in it is durable
-	s.open.db = nil
+	_ = s.open.close() // it was only read, or every commit in it is durable
+	s.open.segmentFile = segmentFile{}
 }
 
 // reopen ends the writing to a file: the next reader opens it for reading.

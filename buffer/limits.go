@@ -8,8 +8,6 @@ import (
 	"slices"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"millrace/buffer/internal/clock"
 )
 
@@ -100,10 +98,20 @@ func (b *Buffer) remove(segments []*segment) {
 	b.mu.Unlock()
 	for _, s := range segments {
 		b.disk.files.forget(s)
-		if err := os.Remove(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		err := b.unlink(s)
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
 			b.log.Warn("a drained buffer file cannot be removed", "file", s.path, "err", err)
 		}
 	}
+}
+
+// unlink removes a segment's file; a damaged one is kept beside, as far as the
+// size limit allows.
+func (b *Buffer) unlink(s *segment) error {
+	if s.raw {
+		return b.setAside(s.path)
+	}
+	return os.Remove(s.path)
 }
 
 // makeDiskRoom gives up what is oldest until need more bytes fit.
@@ -233,7 +241,7 @@ type span struct {
 // nothing: how many readings that was is not known.
 func (b *Buffer) measureSegment(s *segment) *measure {
 	m := &measure{}
-	db, err := b.disk.files.acquire(s)
+	src, err := b.disk.files.acquire(s)
 	if err != nil {
 		return m
 	}
@@ -260,15 +268,9 @@ func (b *Buffer) measureSegment(s *segment) *measure {
 		return m
 	}
 	defer dec.close()
-	err = view(db, func(tx *bolt.Tx) error {
-		chunks, err := chunkBucket(tx, s)
-		if err != nil {
-			return err
-		}
-		return chunks.forEach(func(v []byte) error {
-			m.add(s, v, cursors, dec)
-			return nil
-		})
+	err = src.each(s.first, func(v []byte) bool {
+		m.add(s, v, cursors, dec)
+		return true
 	})
 	if errors.Is(err, errBroken) {
 		b.disk.files.abandon(s)

@@ -106,6 +106,8 @@ func (b *Buffer) welcome() error {
 // findLost finds the segments that somebody removed. What is still in memory
 // of them is written again; the rest is announced.
 func (b *Buffer) findLost() error {
+	b.rescuing.Lock() // a file that is being rescued changes its name
+	defer b.rescuing.Unlock()
 	names, err := namesIn(b.disk.dir)
 	if err != nil {
 		return fmt.Errorf("look into the buffer's directory: %w", err)

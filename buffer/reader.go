@@ -5,8 +5,6 @@ import (
 	"fmt"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
 	"millrace/buffer/internal/pace"
 )
 
@@ -267,8 +265,7 @@ func (b *Buffer) unreadable(s *segment, err error) error {
 		b.kickWriter()
 		return fmt.Errorf("read %s: %w", s.path, err)
 	}
-	b.rescue(s, err)
-	return nil
+	return b.rescue(s, err)
 }
 
 // hole says that u will not get the records from to until of s, which are
@@ -279,7 +276,13 @@ func (b *Buffer) hole(u *uplink, s *segment, l *lane, from, until uint64) bool {
 	defer b.mu.Unlock()
 	parts := u.uncovered(s.ord, from, until)
 	for _, part := range parts {
-		u.miss(s.ord, Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged})
+		n := part[1] - part[0] + 1
+		g := Gap{Stream: s.stream, From: part[0], To: part[1], Reason: ReasonDamaged, Readings: s.typical(n)}
+		u.miss(s.ord, g)
+		if part[1] > s.holesTo { // another uplink did not find it before
+			s.holesTo = part[1]
+			b.counts.drop(ReasonDamaged, n, g.Readings)
+		}
 	}
 	if len(parts) > 0 {
 		return true
@@ -299,44 +302,42 @@ func (b *Buffer) hole(u *uplink, s *segment, l *lane, from, until uint64) bool {
 
 // copyChunks copies the chunks that hold records from expected to until out
 // of the file, as far as a batch goes, in one short transaction. A damaged
-// chunk ends a batch, and is stepped over where it would begin one.
+// chunk ends a batch, and is an error where it would begin one.
 func (b *Buffer) copyChunks(d *disk, s *segment, expected, until uint64, bt *batch) error {
 	bt.stored, bt.heads, bt.ends = bt.stored[:0], bt.heads[:0], bt.ends[:0]
-	db, err := d.files.acquire(s)
+	src, err := d.files.acquire(s)
 	if err != nil {
 		return err
 	}
 	defer d.files.release(s)
 	tag := streamTag(s.stream)
-	err = view(db, func(tx *bolt.Tx) error {
-		chunks, err := chunkBucket(tx, s)
-		if err != nil {
-			return err
+	raw := 0
+	var damage error
+	err = src.each(expected, func(v []byte) bool {
+		h, body, err := parseChunk(v, tag)
+		if err != nil && !s.raw && len(bt.heads) == 0 {
+			damage = err
+			return false
 		}
-		c := chunks.cursor()
-		raw := 0
-		for v := c.seek(expected); v != nil; v = c.next() {
-			h, body, err := parseChunk(v, tag)
-			if err != nil || h.last() < expected {
-				if len(bt.heads) > 0 {
-					return nil
-				}
-				continue
-			}
-			if h.first > until {
-				return nil
-			}
-			if len(bt.heads) > 0 && (h.first != bt.heads[len(bt.heads)-1].last()+1 ||
-				len(bt.stored)+len(body) > batchStored || raw+int(h.rawLen) > batchBytes) {
-				return nil
-			}
-			raw += int(h.rawLen)
-			bt.stored = append(bt.stored, body...)
-			bt.heads = append(bt.heads, h)
-			bt.ends = append(bt.ends, len(bt.stored))
+		if err != nil || h.last() < expected {
+			return len(bt.heads) == 0
 		}
-		return nil
+		if h.first > until {
+			return false
+		}
+		if len(bt.heads) > 0 && (h.first != bt.heads[len(bt.heads)-1].last()+1 ||
+			len(bt.stored)+len(body) > batchStored || raw+int(h.rawLen) > batchBytes) {
+			return false
+		}
+		raw += int(h.rawLen)
+		bt.stored = append(bt.stored, body...)
+		bt.heads = append(bt.heads, h)
+		bt.ends = append(bt.ends, len(bt.stored))
+		return true
 	})
+	if err == nil {
+		err = damage
+	}
 	if errors.Is(err, errBroken) {
 		d.files.abandon(s)
 	}

@@ -24,7 +24,7 @@ type Gap struct {
 	Stream   string `json:"stream"`
 	From     uint64 `json:"from"`     // the first seq that is missing
 	To       uint64 `json:"to"`       // the last
-	Readings uint64 `json:"readings"` // how many readings they held; 0 where that is not known
+	Readings uint64 `json:"readings"` // how many they held; with ReasonDamaged taken from what is beside them where the file does not tell; 0: not known
 	Reason   string `json:"reason"`   // one of the Reason constants
 	Oldest   int64  `json:"oldest"`   // Unix ms of the oldest missing record; 0: not known
 	Newest   int64  `json:"newest"`   // Unix ms of the newest missing record; 0: not known

@@ -171,14 +171,8 @@ func (b *Buffer) list(d *disk, im *stateImage) ([]*segment, error) {
 			b.counts.setAside = append(b.counts.setAside, asideFile{path, fileSize(path)})
 		case strings.HasSuffix(e.Name(), tmpSuffix):
 			_ = os.Remove(path) // never was part of the buffer
-		case strings.HasSuffix(e.Name(), savedSuffix):
-			// The damaged one is set aside first; what was saved takes its place.
-			path, err = finishSalvage(path)
-			if err != nil {
-				return nil, err
-			}
 		}
-		if s, ok := parseSegmentName(path); ok && !slices.ContainsFunc(segments, func(o *segment) bool { return o.path == s.path }) {
+		if s, ok := parseSegmentName(path); ok {
 			segments = append(segments, s)
 		}
 	}
@@ -195,16 +189,6 @@ func (b *Buffer) list(d *disk, im *stateImage) ([]*segment, error) {
 		}
 	}
 	return segments, nil
-}
-
-// finishSalvage completes what a crash interrupted: while the damaged file
-// still has its name the salvage begins anew.
-func finishSalvage(saved string) (string, error) {
-	path := strings.TrimSuffix(saved, savedSuffix)
-	if _, err := os.Stat(path); err == nil {
-		return saved, os.Remove(saved)
-	}
-	return path, os.Rename(saved, path)
 }
 
 func nextOrdinal(im *stateImage, segments []*segment) uint64 {
@@ -257,7 +241,8 @@ func (b *Buffer) takeUplinks(im *stateImage, rebuilt bool) {
 // examine learns what the segments hold that have no summary (the last one
 // of a run that was killed), and rescues the one whose opening killed it.
 func (b *Buffer) examine(im *stateImage, suspect string) {
-	for _, s := range slices.Clone(b.segments) {
+	listed := slices.Clone(b.segments)
+	for _, s := range listed {
 		var err error
 		switch {
 		case suspect == s.name():
@@ -268,16 +253,28 @@ func (b *Buffer) examine(im *stateImage, suspect string) {
 			err = b.look(s)
 		}
 		if err != nil {
-			b.rescue(s, err)
+			err = b.rescue(s, err)
+		}
+		if err != nil {
+			b.leave(s, err)
 		}
 	}
 	clearMarker(b.o.Dir)
 	b.clampOverlaps()
 	for p, sum := range im.segments {
-		if !slices.ContainsFunc(b.segments, func(s *segment) bool { return s.start() == p }) {
+		if !slices.ContainsFunc(listed, func(s *segment) bool { return s.start() == p }) {
 			b.missSegment(p, sum, im.streams[p.ord])
 		}
 	}
+}
+
+// leave leaves a file alone that cannot be read for now: its rights are wrong,
+// say. The next start tries again.
+func (b *Buffer) leave(s *segment, err error) {
+	b.mu.Lock()
+	b.segments = slices.DeleteFunc(b.segments, func(o *segment) bool { return o == s })
+	b.mu.Unlock()
+	b.log.Warn("a buffer file cannot be read and is left for the next start", "file", s.path, "err", err)
 }
 
 // missSegment announces what was in a segment whose file is gone, as far as
@@ -297,12 +294,12 @@ func (b *Buffer) missSegment(p place, sum summary, stream string) {
 }
 
 func (b *Buffer) look(s *segment) error {
-	db, err := b.disk.files.acquire(s)
+	src, err := b.disk.files.acquire(s)
 	if err != nil {
 		return err
 	}
 	defer b.disk.files.release(s)
-	if err := inspect(db, s, &b.clocks); err != nil {
+	if err := inspect(src, s, &b.clocks); err != nil {
 		if errors.Is(err, errBroken) {
 			b.disk.files.abandon(s)
 		}

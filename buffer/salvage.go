@@ -9,19 +9,16 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-
-	bolt "go.etcd.io/bbolt"
-
-	"millrace/buffer/internal/clock"
+	"strings"
 )
 
 const scanWindow = 1 << 20
 
-// rescue replaces a damaged segment by one with all chunks that can still be
-// found in the file, wherever they are. The damaged file is kept beside. What
-// is missing shows as holes when it is read. If nothing can be saved, every
-// uplink is told of the whole range.
-func (b *Buffer) rescue(s *segment, cause error) {
+// rescue goes on with a damaged segment without bbolt: all chunks that can
+// still be found in the file, wherever they are, go out. Every uplink is told
+// what is missing. The file is kept beside when it has been drained. An error
+// says why the file cannot be read now, although it may be later.
+func (b *Buffer) rescue(s *segment, cause error) error {
 	b.rescuing.Lock()
 	defer b.rescuing.Unlock()
 	b.mu.Lock()
@@ -29,22 +26,64 @@ func (b *Buffer) rescue(s *segment, cause error) {
 	expected := b.expectedLast(at)
 	b.mu.Unlock()
 	if at < 0 {
-		return // somebody else did it
+		return nil // somebody else did it
 	}
+	raw, err := openRawSegment(s)
+	if err != nil && !isDamage(err) && !isMissing(err) {
+		return fmt.Errorf("read %s: %w", s.path, err)
+	}
+	if err != nil || len(raw.chunks) == 0 || s.raw {
+		if raw != nil {
+			_ = raw.file.Close() // only read
+		}
+		b.abandonSegment(s, max(expected, s.first), cause)
+		return nil
+	}
+	b.goOnRaw(s, raw, expected, cause)
+	return nil
+}
+
+// goOnRaw puts the chunks that were found into the place of the segment.
+func (b *Buffer) goOnRaw(s *segment, raw *rawSegment, expected uint64, cause error) {
+	next := newSegment(filepath.Dir(s.path), s.ord, s.stream, s.first)
+	next.raw, next.size = true, s.size
 	b.mu.Lock()
 	boot, h := b.clocks.origin(s.ord)
 	b.mu.Unlock()
-	saved, err := salvageSegment(s, b.o.SegmentSize, boot, h)
-	if err == nil && saved.last >= saved.first {
-		saved.last = max(saved.last, expected)
-		err = b.replace(s, saved)
+	next.boot, next.clock = boot, h.Append(nil)
+	for i := range raw.chunks {
+		head := &raw.chunks[i].head
+		next.cover(head, stepped(h, head))
 	}
-	if err == nil && saved.last >= saved.first {
-		b.log.Warn("a damaged buffer file was set aside, and what is readable in it saved",
-			"file", s.name(), "cause", cause, "readings", saved.readings)
-		return
+	next.last = max(next.last, expected)
+	known := uint64(0)
+	if s.last >= s.first {
+		known = s.readings
 	}
-	b.abandonSegment(s, max(expected, s.first), cause)
+	holes := raw.holes(s.first, next.last, known, h)
+	next.path = strings.TrimSuffix(s.path, segmentSuffix) + rawSuffix
+	if err := os.Rename(s.path, next.path); err != nil {
+		next.path = s.path // a disk that is read-only: the next start finds out again
+	} else if err := syncDir(filepath.Dir(s.path)); err != nil {
+		b.diskSays(err)
+	}
+	b.disk.files.forget(s)
+	b.disk.files.adopt(next, segmentFile{s: next, raw: raw})
+	b.disk.files.release(next)
+	missing := uint64(0)
+	b.mu.Lock()
+	if i := slices.Index(b.segments, s); i >= 0 {
+		b.segments[i] = next
+		b.seal(next)
+	}
+	for _, h := range holes {
+		missing += h.last - h.first + 1
+		b.missSpan(next.ord, next.stream, h)
+		next.readings += h.readings
+	}
+	b.mu.Unlock()
+	b.log.Warn("a buffer file is damaged; what is readable in it goes out, the rest is announced as missing",
+		"file", next.path, "cause", cause, "readable_readings", next.readings, "missing_batches", missing)
 }
 
 // expectedLast returns the seq up to which the segment is answerable.
@@ -57,29 +96,6 @@ func (b *Buffer) expectedLast(i int) uint64 {
 		return b.segments[i+1].first - 1
 	}
 	return s.last
-}
-
-// replace puts the salvaged file in the place of the damaged one.
-func (b *Buffer) replace(s, saved *segment) error {
-	b.disk.files.forget(s)
-	if err := b.setAside(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
-	if err := os.Rename(saved.path, s.path); err != nil {
-		return err
-	}
-	if err := syncDir(filepath.Dir(s.path)); err != nil {
-		return err
-	}
-	saved.path = s.path
-	saved.size = fileSize(s.path)
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if i := slices.Index(b.segments, s); i >= 0 {
-		b.segments[i] = saved
-		b.seal(saved)
-	}
-	return nil
 }
 
 // abandonSegment gives up a segment of which nothing can be read.
@@ -110,60 +126,6 @@ type found struct {
 	head chunkHeader
 	at   int64
 	size int
-}
-
-// salvageSegment writes all that is readable in s's file into a new segment
-// beside it. The segment it returns is empty if there is nothing.
-func salvageSegment(s *segment, segmentSize int64, boot string, h *clock.History) (*segment, error) {
-	saved := newSegment(filepath.Dir(s.path), s.ord, s.stream, s.first)
-	saved.boot, saved.clock = boot, h.Append(nil)
-	f, err := os.Open(s.path)
-	if err != nil {
-		return saved, err
-	}
-	defer f.Close() //nolint:errcheck // only read
-	sc := &scanner{file: f, tag: streamTag(s.stream), schemas: make(map[uint64][]byte)}
-	sc.scan()
-	chunks := sc.consecutive()
-	if len(chunks) == 0 {
-		return saved, nil
-	}
-	l := &load{schemas: sc.schemas}
-	var db *bolt.DB
-	for i := range chunks {
-		c := &chunks[i]
-		l.heads = append(l.heads, c.head)
-		start := len(l.data)
-		l.data = append(l.data, make([]byte, c.size)...)
-		if _, err := f.ReadAt(l.data[start:], c.at); err != nil {
-			return saved, errors.Join(err, closeBolt(db))
-		}
-		l.ends = append(l.ends, len(l.data))
-		saved.cover(&c.head, stepped(h, &c.head))
-		if len(l.data) < maxLoad && i < len(chunks)-1 {
-			continue
-		}
-		if db, err = writeSalvage(db, saved, l, segmentSize); err != nil {
-			_ = os.Remove(saved.path + savedSuffix)
-			return newSegment(filepath.Dir(s.path), s.ord, s.stream, s.first), fmt.Errorf("salvage %s: %w", s.name(), err)
-		}
-		l.reset()
-	}
-	saved.path += savedSuffix
-	return saved, closeBolt(db)
-}
-
-func writeSalvage(db *bolt.DB, saved *segment, l *load, segmentSize int64) (*bolt.DB, error) {
-	path := saved.path + savedSuffix
-	if db != nil {
-		_, err := update(db, l.put)
-		return db, err
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
-	db, _, err := fillSegment(path, saved, l, segmentSize)
-	return db, err
 }
 
 // scanner looks through a raw file for what has a magic, a length and a

@@ -70,11 +70,11 @@ func (b *Buffer) Schema(id uint64) ([]byte, error) {
 	}
 	// The oldest segment comes first: it is the one that is being drained.
 	for _, s := range segments {
-		db, err := d.files.acquire(s)
+		src, err := d.files.acquire(s)
 		if err != nil {
 			continue // its records are not readable either
 		}
-		blob, err := readSchema(db, id)
+		blob, err := src.schema(id)
 		d.files.release(s)
 		if err != nil || blob == nil {
 			continue

@@ -13,15 +13,13 @@ import (
 	"strconv"
 
 	bolt "go.etcd.io/bbolt"
-
-	"millrace/buffer/internal/clock"
 )
 
 const (
 	segmentVersion = 3
 	segmentSuffix  = ".seg"
 	tmpSuffix      = ".tmp"
-	savedSuffix    = ".salvaged"
+	rawSuffix      = ".raw"
 
 	bucketMeta    = "meta"
 	bucketSchemas = "schemas"
@@ -53,10 +51,12 @@ type segment struct {
 	last   uint64 // the seq up to which it is answerable
 	active bool   // records are still appended to it
 	sealed bool   // its summary is in state.db
+	raw    bool   // it is damaged: its chunks are looked for without bbolt
 
 	oldest, newest int64 // plain time: see clocks
 	readings       uint64
 	size           int64
+	holesTo        uint64 // up to here, holes were counted as dropped
 
 	boot  string // which boot it is of, for its meta
 	clock []byte // what is known of that boot's clock when the file is made
@@ -68,6 +68,14 @@ func (s *segment) name() string  { return filepath.Base(s.path) }
 func (s *segment) end() place    { return place{s.ord, s.last} }
 func (s *segment) start() place  { return place{s.ord, s.first} }
 func (s *segment) count() uint64 { return s.last - s.first + 1 }
+
+// typical returns how many readings n records of the segment usually hold.
+func (s *segment) typical(n uint64) uint64 {
+	if s.last < s.first {
+		return 0
+	}
+	return uint64(float64(s.readings) / float64(s.count()) * float64(n))
+}
 
 // cover notes a chunk in s; stepped is by how much the clock had been set.
 func (s *segment) cover(h *chunkHeader, stepped int64) {
@@ -88,16 +96,19 @@ func newSegment(dir string, ord uint64, stream string, first uint64) *segment {
 // parseSegmentName is the reverse of newSegment's naming.
 func parseSegmentName(path string) (*segment, bool) {
 	name := filepath.Base(path)
-	if len(name) < 27 || name[8] != '-' || name[25] != '-' || filepath.Ext(name) != segmentSuffix {
+	ext := filepath.Ext(name)
+	if len(name) < 27 || name[8] != '-' || name[25] != '-' || ext != segmentSuffix && ext != rawSuffix {
 		return nil, false
 	}
 	ord, err1 := strconv.ParseUint(name[:8], 16, 64)
 	first, err2 := strconv.ParseUint(name[9:25], 16, 64)
-	stream := name[26 : len(name)-len(segmentSuffix)]
+	stream := name[26 : len(name)-len(ext)]
 	if err1 != nil || err2 != nil || first == 0 || !streamForm.MatchString(stream) {
 		return nil, false
 	}
-	return newSegment(filepath.Dir(path), ord, stream, first), true
+	s := newSegment(filepath.Dir(path), ord, stream, first)
+	s.path, s.raw = path, ext == rawSuffix
+	return s, true
 }
 
 // load is what one transaction puts into a segment.
@@ -230,7 +241,7 @@ func chunkBucket(tx *bolt.Tx, s *segment) (*chunkTree, error) {
 		return nil, fmt.Errorf("%w: no buckets", errFormat)
 	}
 	if v := meta.Get([]byte(keyVersion)); len(v) != 1 || v[0] != segmentVersion {
-		return nil, fmt.Errorf("%w: version %v", errFormat, v)
+		return nil, fmt.Errorf("%w: it was written in format %d by another version of millrace; this one knows format %d", errFormat, v, segmentVersion)
 	}
 	if !bytes.Equal(meta.Get([]byte(keyStream)), []byte(s.stream)) {
 		return nil, fmt.Errorf("%w: it holds another stream than its name says", errFormat)
@@ -240,23 +251,18 @@ func chunkBucket(tx *bolt.Tx, s *segment) (*chunkTree, error) {
 
 // inspect learns from the chunks' headers what s holds, and what was written
 // of its boot's clock.
-func inspect(db *bolt.DB, s *segment, c *clocks) error {
-	return view(db, func(tx *bolt.Tx) error {
-		chunks, err := chunkBucket(tx, s)
-		if err != nil {
-			return err
+func inspect(src segmentFile, s *segment, c *clocks) error {
+	h, err := src.history(c)
+	if err != nil {
+		return err
+	}
+	return src.each(s.first, func(v []byte) bool {
+		// What a damaged chunk held is found missing when it is read.
+		if head, err := parseChunkHeader(v); err == nil {
+			c.learn(s.ord, head.oldest, head.oldest-head.clock)
+			s.cover(&head, stepped(h, &head))
 		}
-		meta := tx.Bucket([]byte(bucketMeta))
-		known, _ := clock.Parse(meta.Get([]byte(keyClock)))
-		h := c.adopt(s.ord, string(meta.Get([]byte(keyBoot))), known)
-		return chunks.forEach(func(v []byte) error {
-			// What a damaged chunk held is found missing when it is read.
-			if head, err := parseChunkHeader(v); err == nil {
-				c.learn(s.ord, head.oldest, head.oldest-head.clock)
-				s.cover(&head, stepped(h, &head))
-			}
-			return nil
-		})
+		return true
 	})
 }
 

@@ -122,7 +122,9 @@ func (b *Buffer) rescueSuspect() {
 	if b.w.current == s {
 		b.sealActive()
 	}
-	b.rescue(s, errStructure)
+	if err := b.rescue(s, errStructure); err != nil {
+		b.log.Warn("a damaged buffer file cannot be read; trying again", "err", err)
+	}
 }
 
 func (b *Buffer) memoryOnly() bool {
@@ -344,7 +346,7 @@ func (b *Buffer) write() error {
 		s.boot, s.clock = b.ownClock()
 		w.db, written, err = createSegment(s, &w.load, b.o.SegmentSize)
 		if err == nil {
-			b.disk.files.adopt(s, w.db)
+			b.disk.files.adopt(s, segmentFile{s: s, db: w.db})
 		}
 	} else {
 		written, err = update(w.db, w.load.put)
