@@ -92,8 +92,12 @@ func tracePower(t *testing.T, strace string, c powerCase, rng *rand.Rand) *diskL
 	present := map[string]*diskFile{}
 	for run := range 3 {
 		trace := filepath.Join(tempDir(t), "trace")
-		end := []string{"kill", "close", "kill"}[run]
-		cmd := exec.CommandContext(t.Context(), strace, "-f", "--seccomp-bpf", "-xx", "-s", "16777216", "-o", trace, "-e", "trace="+tracedCalls, os.Args[0])
+		end := []string{"kill", "kill", "close"}[run]
+		args := []string{"-f", "--seccomp-bpf", "-xx", "-s", "16777216", "-o", trace, "-e", "trace=" + tracedCalls}
+		if end == "kill" { // in a commit, between its writes and their sync
+			args = append(args, "-e", fmt.Sprintf("inject=fdatasync:signal=SIGKILL:when=%d", 10+rng.IntN(30)))
+		}
+		cmd := exec.CommandContext(t.Context(), strace, append(args, os.Args[0])...)
 		cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1",
 			fmt.Sprintf("%s=%s P%d %v %d %d %s", powerVar, filepath.Join(base, "buffer"), run+1, c.interval, c.maxSize, rng.Uint64(), end))
 		cmd.Stderr = os.Stderr
