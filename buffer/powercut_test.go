@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -87,41 +88,77 @@ func fromEnv[N any](t *testing.T, name string, into *N) {
 // tracePower runs three processes, one after the other, on the same buffer.
 func tracePower(t *testing.T, strace string, c powerCase, rng *rand.Rand) *diskLog {
 	t.Helper()
-	base := tempDir(t)
-	log := &diskLog{base: base, syncs: map[string][]span2{}}
+	log := &diskLog{base: tempDir(t), syncs: map[string][]span2{}}
 	present := map[string]*diskFile{}
-	for run := range 3 {
-		trace := filepath.Join(tempDir(t), "trace")
-		end := []string{"kill", "kill", "close"}[run]
-		args := []string{"-f", "--seccomp-bpf", "-xx", "-s", "16777216", "-o", trace, "-e", "trace=" + tracedCalls}
-		if end == "kill" { // in a commit, between its writes and their sync
-			args = append(args, "-e", fmt.Sprintf("inject=fdatasync:signal=SIGKILL:when=%d", 10+rng.IntN(30)))
-		}
-		cmd := exec.CommandContext(t.Context(), strace, append(args, os.Args[0])...)
-		cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1",
-			fmt.Sprintf("%s=%s P%d %v %d %d %s", powerVar, filepath.Join(base, "buffer"), run+1, c.interval, c.maxSize, rng.Uint64(), end))
-		cmd.Stderr = os.Stderr
-		err := cmd.Run()
-		var exit *exec.ExitError
-		if end == "kill" && errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
-			err = nil // strace ends as its process did
-		}
-		if err != nil {
-			t.Fatalf("run %d under strace: %v", run, err)
-		}
-		f, err := os.Open(trace)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = log.readTrace(f, present)
-		if err := errors.Join(err, f.Close(), os.Remove(trace)); err != nil {
-			t.Fatal(err)
-		}
+	for run, end := range []string{"kill", "kill", "close"} {
+		traceRun(t, strace, log, present, fmt.Sprintf("P%d %v %d %d %s", run+1, c.interval, c.maxSize, rng.Uint64(), end))
 	}
 	if len(log.notes) < 1000 || len(log.names) < 20 {
 		t.Fatalf("only %d notes and %d changes of names were traced", len(log.notes), len(log.names))
 	}
 	return log
+}
+
+// traceRun runs one process; spec is what runPower wants beside the directory.
+func traceRun(t *testing.T, strace string, log *diskLog, present map[string]*diskFile, spec string) {
+	t.Helper()
+	trace := filepath.Join(tempDir(t), "trace")
+	cmd := exec.CommandContext(t.Context(), strace, "-f", "--seccomp-bpf", "-xx", "-s", "16777216", "-o", trace, "-e", "trace="+tracedCalls, os.Args[0])
+	cmd.Env = append(os.Environ(), "GODEBUG=asyncpreemptoff=1", powerVar+"="+filepath.Join(log.base, "buffer")+" "+spec)
+	cmd.Stderr = os.Stderr
+	err := cmd.Run()
+	var exit *exec.ExitError
+	if strings.HasSuffix(spec, "kill") && errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL {
+		err = nil // strace ends as its process did
+	}
+	if err != nil {
+		t.Fatalf("strace: %v", err)
+	}
+	f, err := os.Open(trace)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = log.readTrace(f, present)
+	if err := errors.Join(err, f.Close(), os.Remove(trace)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPowerCutAfterAKill: a kill may come between a commit's writes and their
+// sync, so that the next run reads what a power cut can still take. It must
+// sync that before it counts on it.
+func TestPowerCutAfterAKill(t *testing.T) {
+	t.Parallel()
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Fatal("strace is not installed; run `make deps`")
+	}
+	dir := tempDir(t)
+	b := openBuffer(t, powerOptions(dir, "P0", 0, 64<<20))
+	last := appendN(t, b, 50, 100)
+	waitFor(t, "a commit", func() bool { return b.visibleNow() == last })
+	log := &diskLog{base: tempDir(t), syncs: map[string][]span2{}}
+	as := filepath.Join(log.base, "buffer")
+	if err := os.Mkdir(as, dirMode); err != nil {
+		t.Fatal(err)
+	}
+	copyDir(t, dir, as)
+	closeBuffer(t, b)
+	segments, err := filepath.Glob(filepath.Join(as, "*"+segmentSuffix))
+	if err != nil || len(segments) != 1 {
+		t.Fatal(segments, err)
+	}
+	segment := &diskFile{}
+	traceRun(t, strace, log, map[string]*diskFile{
+		filepath.Join("buffer", filepath.Base(segments[0])): segment, filepath.Join("buffer", stateName): {},
+	}, "P1 0s 67108864 1 close")
+	handed := slices.IndexFunc(log.notes, func(n diskNote) bool { return strings.HasPrefix(n.text, "handed a P0 ") })
+	if handed < 0 {
+		t.Fatal("nothing of the earlier run was handed to the uplink")
+	}
+	if at := log.notes[handed].line; settledUpTo(segment.syncs, at) == 0 || settledUpTo(log.syncs["buffer"], at) == 0 {
+		t.Error("the uplink was handed what neither the last run nor this one is known to have synced")
+	}
 }
 
 // cutPower makes one disk and gives the verdict on what comes out of it.
@@ -269,6 +306,13 @@ func powerPayload(stream string, seq uint64) []byte {
 		b = binary.LittleEndian.AppendUint64(b, rng.Uint64())
 	}
 	return b
+}
+
+// visibleNow returns up to where uplinks may see this run's records.
+func (b *Buffer) visibleNow() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.visible()
 }
 
 // runPower is what the test binary does for tracePower: it appends some
