@@ -178,6 +178,13 @@ func (b *Buffer) evict(s *segment, reason string) error {
 	if s == b.w.current {
 		b.sealActive()
 	}
+	_, err := b.disk.files.acquire(s)
+	if isDamage(err) {
+		return b.rescue(s, err) // it says what is missing; the caller comes again
+	}
+	if err == nil {
+		defer b.disk.files.release(s)
+	}
 	m := b.measureSegment(s)
 	b.mu.Lock()
 	for try := 0; try < maxMeasures && !b.fits(m, s); try++ {
