@@ -24,6 +24,8 @@ TEST_JOBS ?= 2
 TESTFLAGS ?=
 PKG       ?= ./...
 FUZZTIME  ?= 10s
+# More for the bench program, such as BENCHFLAGS=-large or BENCHFLAGS=-buffer.
+BENCHFLAGS ?=
 
 GOLANGCI_VERSION := v2.15.0
 GOLANGCI_LINT    ?= .tools/golangci-lint-$(GOLANGCI_VERSION)/golangci-lint
@@ -91,7 +93,7 @@ campaign: deps ## kill the agent KILLS=5000 times at random moments, and cut the
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions
 	@go build -o bin/millrace-bench ./cmd/millrace-bench
-	@bin/millrace-bench
+	@bin/millrace-bench $(BENCHFLAGS)
 	@go test -run '^$$' -bench . -benchmem -p 1 $(PKG) | { grep -v -e 'no test files' -e '^PASS$$' || true; }
 
 .PHONY: cover

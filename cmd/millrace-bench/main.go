@@ -23,6 +23,10 @@ const (
 	roleSim     = "sim"
 	roleReader  = "bare-reader"
 	rolePublish = "bare-publisher"
+	roleFlood   = "flood"
+	rolePace    = "pace"
+	roleBacklog = "backlog"
+	roleDrain   = "bare-drain"
 )
 
 func main() {
@@ -44,6 +48,14 @@ func start(ctx context.Context) error {
 			return runBareReader(ctx, os.Args[2:])
 		case rolePublish:
 			return runBarePublisher(ctx, os.Args[2:])
+		case roleFlood:
+			return runFlood(ctx, os.Args[2:])
+		case rolePace:
+			return runPace(ctx, os.Args[2:])
+		case roleBacklog:
+			return runBacklog(ctx, os.Args[2:])
+		case roleDrain:
+			return runBareDrain(ctx, os.Args[2:])
 		}
 	}
 	b := bench{}
@@ -54,11 +66,20 @@ func start(ctx context.Context) error {
 	out := flag.String("json", "bench.json", "where the table goes as JSON")
 	quick := flag.Bool("quick", false, "only the main run and the yardsticks")
 	only := flag.Duration("only", 0, "measure at this interval only")
+	large := flag.Bool("large", false, "drain a backlog of 10 GiB, too (20 GiB of disk)")
+	onlyBuffer := flag.Bool("buffer", false, "only the buffer's part, without the JSON")
 	flag.Parse()
 	if err := b.prepare(); err != nil {
 		return err
 	}
 	defer b.cleanUp()
+	if *onlyBuffer {
+		r, err := b.measureBuffer(ctx, *large)
+		if err == nil {
+			fmt.Print(r.table())
+		}
+		return err
+	}
 	if *only > 0 {
 		m, err := b.measure(ctx, "only", *only, b.window)
 		if err == nil {
@@ -69,6 +90,11 @@ func start(ctx context.Context) error {
 	rep, err := b.run(ctx, *quick)
 	if err != nil {
 		return err
+	}
+	if !*quick {
+		if rep.Buffer, err = b.measureBuffer(ctx, *large); err != nil {
+			return err
+		}
 	}
 	fmt.Print(rep.table())
 	data, err := json.MarshalIndent(rep, "", "  ")

@@ -135,7 +135,7 @@ type sample struct {
 func sampleOf(agent, sim, broker int) sample {
 	return sample{
 		at: time.Now(), agent: cpuTime(agent), sim: cpuTime(sim), broker: cpuTime(broker),
-		peakKB: statusKB(agent, "VmHWM"), written: written(agent),
+		peakKB: peakKB(agent), written: written(agent),
 	}
 }
 
@@ -161,8 +161,8 @@ func freePort(ctx context.Context) string {
 
 // status is what the agent says of itself, over all devices and uplinks.
 type status struct {
-	missed, readings, lag uint64
-	buffer                int64 // bytes on disk
+	missed, readings, lag, delivered uint64
+	buffer                           int64 // bytes on disk
 }
 
 // agentStatus asks the agent; an agent that does not answer has all zeros.
@@ -178,7 +178,7 @@ func agentStatus(ctx context.Context, console string) (st status) {
 	defer res.Body.Close()
 	var s struct {
 		Buffer  struct{ Bytes int64 }
-		Uplinks []struct{ Lag uint64 }
+		Uplinks []struct{ Lag, Delivered uint64 }
 		Devices []struct{ Missed, Good uint64 }
 	}
 	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
@@ -191,6 +191,7 @@ func agentStatus(ctx context.Context, console string) (st status) {
 	}
 	for _, u := range s.Uplinks {
 		st.lag += u.Lag
+		st.delivered += u.Delivered
 	}
 	return st
 }
@@ -260,6 +261,6 @@ func (b *bench) measureOutage(ctx context.Context, interval, window time.Duratio
 	}
 	o.DrainedSeconds = time.Since(start).Seconds()
 	o.DrainedPerSec = o.BacklogReadings / o.DrainedSeconds
-	o.PeakMiB = float64(statusKB(agent.pid(), "VmHWM")) / 1024
+	o.PeakMiB = float64(peakKB(agent.pid())) / 1024
 	return o, nil
 }

@@ -136,10 +136,8 @@ func cpuTime(pid int) time.Duration {
 	return time.Duration(user+system) * clockTick
 }
 
-// statusKB reads a number of kB from /proc/PID/status.
-func statusKB(pid int, name string) int {
-	return procNumber(fmt.Sprintf("/proc/%d/status", pid), name)
-}
+// peakKB is the most memory a process has had, in kB.
+func peakKB(pid int) int { return procNumber(fmt.Sprintf("/proc/%d/status", pid), "VmHWM") }
 
 // written is how many bytes a process caused to be written to disk.
 func written(pid int) int { return procNumber(fmt.Sprintf("/proc/%d/io", pid), "write_bytes") }

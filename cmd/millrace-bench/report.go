@@ -19,6 +19,7 @@ type report struct {
 	Highest    measurement   `json:"highest_clean"`
 	Overload   measurement   `json:"overload"`
 	Saturated  measurement   `json:"saturated"`
+	Buffer     *bufferReport `json:"buffer,omitempty"`
 }
 
 func newReport(b *bench) *report {
@@ -64,6 +65,9 @@ func (r *report) table() string {
 	}
 	if r.Overload.Seconds > 0 {
 		fmt.Fprintf(&b, "under twice the highest clean load it delivers %.0f %% of the highest clean rate\n", 100*r.Overload.Delivered/r.Highest.Delivered)
+	}
+	if r.Buffer != nil {
+		b.WriteString(r.Buffer.table())
 	}
 	return b.String()
 }

@@ -27,6 +27,9 @@ type subscriber struct {
 	latency  []int // ms, of each batch
 	scanLen  int
 	gaps     int
+	began    time.Time // when the first batch arrived
+	keep     int       // how many bodies to keep
+	kept     [][]byte
 }
 
 func subscribe(ctx context.Context, addr, topic string) (*subscriber, error) {
@@ -91,6 +94,12 @@ func (s *subscriber) take(topic, payload []byte, size int) {
 	if !s.on || !bytes.HasSuffix(topic, []byte("/data")) {
 		return
 	}
+	if s.batches == 0 {
+		s.began = time.Now()
+	}
+	if len(s.kept) < s.keep {
+		s.kept = append(s.kept, bytes.Clone(payload))
+	}
 	s.batches++
 	s.bytes += size
 	s.scanLen = len(payload)
@@ -140,6 +149,20 @@ func (s *subscriber) some() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.batches > 0
+}
+
+// first is when the first batch arrived after start.
+func (s *subscriber) first() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.began
+}
+
+// hasKept says whether all bodies that are to be kept are there.
+func (s *subscriber) hasKept() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.kept) >= s.keep
 }
 
 var errNothing = errors.New("nothing arrives at the broker")
