@@ -138,6 +138,16 @@ func (l *load) packSchemas(enc *chunkEncoder) {
 	}
 }
 
+// room returns how much the file may grow by the load: each value ends with a
+// page that is not full, and what is rewritten of the tree takes pages, too.
+func (l *load) room() int64 {
+	size := int64(len(l.data)) + int64(len(l.heads)+len(l.schemas)+8)*pageSize
+	for _, blob := range l.schemas {
+		size += int64(len(blob)) + schemaHeaderSize
+	}
+	return size
+}
+
 func (l *load) chunk(i int) []byte {
 	start := 0
 	if i > 0 {

@@ -261,7 +261,7 @@ func (b *Buffer) commit() error {
 	}
 	for b.gather() {
 		before := b.w.current
-		if err := b.makeDiskRoom(int64(len(b.w.load.data)) + 2*b.allocStep()); err != nil {
+		if err := b.makeDiskRoom(b.w.load.room() + 2*b.allocStep()); err != nil {
 			return err
 		}
 		if b.w.current != before {
