@@ -34,8 +34,9 @@ type Dir struct {
 	left     []string // what a crash left half done: the next start clears it away
 	state    *stateImage
 	clocks   clocks
-	stateErr error // why it is not all that state.db should hold
-	size     int64 // of all files
+	stateErr error       // why it is not all that state.db should hold
+	size     int64       // of all files
+	memory   *leftMemory // nil: there is none
 }
 
 // asideSegment is a damaged file that was set aside.
@@ -48,7 +49,10 @@ type asideSegment struct {
 // OpenDir looks at path, a buffer's directory or one file of a segment. It
 // fails with ErrInUse while an agent uses the directory, and with ErrNoBuffer
 // if there is none.
-func OpenDir(path string) (*Dir, error) {
+func OpenDir(path string) (*Dir, error) { return openDirOf(path, "") }
+
+// openDirOf is OpenDir for a buffer with Options.SharedMemory.
+func openDirOf(path, sharedMemory string) (*Dir, error) {
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
@@ -73,6 +77,7 @@ func OpenDir(path string) (*Dir, error) {
 	for _, s := range d.segments {
 		d.summarize(s)
 	}
+	d.readMemory(sharedMemory)
 	return d, nil
 }
 

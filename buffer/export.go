@@ -76,6 +76,9 @@ func (d *Dir) Export(ctx context.Context, o ExportOptions, put Put) (ExportResul
 	groups := groupFiles(d.segments, d.asideIf(o.Salvage), func(s *segment) openSource { return openRaw(s.path) })
 	e.total = totalSize(groups)
 	err = e.run(groups, math.MaxUint64)
+	if err == nil && d.memory != nil {
+		err = d.memory.export(e)
+	}
 	return e.result, err
 }
 

@@ -28,7 +28,8 @@ type Look struct {
 	StateError string `json:"state_error,omitempty"`
 	// Unread names the segments of which it is not known what they hold.
 	Unread []string `json:"unread,omitempty"`
-	// Memory is what only a running agent has.
+	// Memory is what a running agent has beside its files, or what a killed
+	// one left in shared memory for its next start.
 	Memory *MemoryLook `json:"memory,omitempty"`
 }
 
@@ -65,7 +66,8 @@ type FileLook struct {
 	Bytes int64  `json:"bytes"`
 }
 
-// MemoryLook is what a running agent knows beside its files.
+// MemoryLook is what is known beside the files; of a killed agent, only how
+// much there is.
 type MemoryLook struct {
 	Stream    string            `json:"stream"`
 	Batches   int               `json:"batches"`
@@ -77,7 +79,11 @@ type MemoryLook struct {
 
 // Look looks into the files.
 func (d *Dir) Look() Look {
-	l := lookAt(d.segments, d.uplinks(), d.clocks.wall)
+	uplinks := d.uplinks()
+	l := lookAt(d.segments, uplinks, d.clocks.wall)
+	if d.memory != nil {
+		d.memory.lookInto(&l, uplinks, d.clocks.wall)
+	}
 	l.Bytes = d.size
 	if d.stateErr != nil {
 		l.StateError = d.stateErr.Error()

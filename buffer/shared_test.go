@@ -340,3 +340,52 @@ func testSharedMemoryFull(t *testing.T, dir string) {
 		}
 	}
 }
+
+// TestLookAfterKill: a look at the directory of a killed agent sees what only
+// its memory held, for all and for an uplink, and takes it from nobody.
+func TestLookAfterKill(t *testing.T) {
+	t.Parallel()
+	o := testOptions(t, tempDir(t))
+	o.CommitInterval = time.Hour
+	o.Uplinks = []string{"a", "b"}
+	b := openBuffer(t, o)
+	add := func(from, to uint64) {
+		for i := from; i <= to; i++ {
+			if _, err := b.Append(Record{Time: time.Now().UnixMilli(), Schema: 1, Readings: 2, Data: payload(i, 400)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	add(1, 40)
+	if err := b.commit(); err != nil { // the writer sleeps for an hour
+		t.Fatal(err)
+	}
+	add(41, 100)
+	r := &receiver{window: 70, hold: true}
+	stop := forward(t, b, "a", r)
+	waitFor(t, "70 on their way", func() bool { return r.total() == 70 })
+	r.ack(70)
+	waitFor(t, "70 acknowledged", func() bool { return b.Stats().Uplinks["a"].Acked == 70 })
+	b.die(t)
+	stop()
+
+	d, err := openDirOf(o.Dir, os.Getenv(sharedVar))
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := d.Look()
+	if l.Memory == nil || l.Memory.Batches != 60 || l.Batches != 100 || len(l.Uplinks) != 2 ||
+		l.Uplinks[0].Batches != 30 || l.Uplinks[1].Batches != 100 || l.Streams[0].Last != 100 {
+		t.Errorf("%+v, memory %+v", l, l.Memory)
+	}
+	if _, res := d.mustExport(t, ExportOptions{}); res.Records != 100 {
+		t.Errorf("exported %d", res.Records)
+	}
+	if _, res := d.mustExport(t, ExportOptions{Uplink: "a"}); res.Records != 30 {
+		t.Errorf("exported %d for a", res.Records)
+	}
+	o.Uplinks = []string{"a"}
+	if items := takeAll(t, o); len(items) != 30 {
+		t.Errorf("%d came after the next start", len(items))
+	}
+}

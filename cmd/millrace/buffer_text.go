@@ -28,7 +28,11 @@ func (l *bufferLook) text(now time.Time) string {
 	}
 	fmt.Fprintf(w, "  on disk\t%s\n", l.diskText())
 	if m := l.Memory; m != nil {
-		fmt.Fprintf(w, "  in memory\t%s, %s\n", amount(uint64(m.Batches), "batch", "batches"), sizeText(m.Bytes))
+		left := ""
+		if !l.Live {
+			left = ", left by an agent that was killed; its next start saves it"
+		}
+		fmt.Fprintf(w, "  in memory\t%s, %s%s\n", amount(uint64(m.Batches), "batch", "batches"), sizeText(m.Bytes), left)
 		if m.DiskError != "" {
 			fmt.Fprintf(w, "  DISK\t%s\n", m.DiskError)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 )
 
@@ -48,6 +49,20 @@ func Open(path string) (*Snapshot, error) {
 	if err != nil {
 		return nil, err
 	}
+	return open(f, path)
+}
+
+// Peek is Open for a look only, of the buffer in dir: it takes nothing away
+// from a process that starts meanwhile, and does not know whether one lives.
+func Peek(path, dir string) (*Snapshot, error) {
+	f, err := openOf(path, dir)
+	if err != nil {
+		return nil, err
+	}
+	return open(f, path)
+}
+
+func open(f *os.File, path string) (*Snapshot, error) {
 	info, err := f.Stat()
 	if err != nil {
 		return nil, errors.Join(err, f.Close())

@@ -19,3 +19,5 @@ func openOwn(string) (*os.File, error) { return nil, errors.ErrUnsupported }
 func allocate(*os.File, int, int) error { return errors.ErrUnsupported }
 
 func punch(*os.File, int, int) error { return errors.ErrUnsupported }
+
+func openOf(string, string) (*os.File, error) { return nil, errors.ErrUnsupported }
