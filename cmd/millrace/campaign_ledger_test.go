@@ -102,11 +102,12 @@ type arrival struct {
 // ledger keeps what a receiver got, small enough for days of it, and notes
 // what must not be.
 type ledger struct {
-	seed maphash.Seed
+	seed  maphash.Seed
+	apart bool // historical batches keep an order of their own
 
 	mu      sync.Mutex
 	devices []string
-	newest  []uint32             // the highest count of each device
+	newest  [][2]uint32          // the highest count of each device; of its historical batches
 	streams map[string][]arrival // by seq-1
 	order   []string
 	gaps    []mqtttest.Gap
@@ -117,8 +118,8 @@ type ledger struct {
 	offline bool
 }
 
-func newLedger() *ledger {
-	return &ledger{seed: maphash.MakeSeed(), streams: map[string][]arrival{}}
+func newLedger(apart bool) *ledger {
+	return &ledger{seed: maphash.MakeSeed(), apart: apart, streams: map[string][]arrival{}}
 }
 
 const historicalMark = `,"historical":true`
@@ -191,10 +192,14 @@ func (g *ledger) data(body []byte) {
 		g.fault("values that the PLC never had: %s", body)
 	}
 	dev := g.device(b.Device)
-	if n <= g.newest[dev] {
-		g.fault("%s: the count went from %d to %d: %s", b.Device, g.newest[dev], n, body)
+	newest := &g.newest[dev][0]
+	if g.apart && b.Historical {
+		newest = &g.newest[dev][1]
 	}
-	g.newest[dev] = n
+	if n <= *newest {
+		g.fault("%s: the count went from %d to %d: %s", b.Device, *newest, n, body)
+	}
+	*newest = n
 	all[b.Seq-1] = arrival{sum: sum, device: uint8(dev), count: n}
 }
 
@@ -202,7 +207,7 @@ func (g *ledger) device(id string) int {
 	if i := slices.Index(g.devices, id); i >= 0 {
 		return i
 	}
-	g.devices, g.newest = append(g.devices, id), append(g.newest, 0)
+	g.devices, g.newest = append(g.devices, id), append(g.newest, [2]uint32{})
 	return len(g.devices) - 1
 }
 
@@ -212,29 +217,17 @@ func (g *ledger) count() int {
 	return g.total
 }
 
-func (g *ledger) streamCount() int {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return len(g.order)
-}
-
 func (g *ledger) saidOffline() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.offline
 }
 
-// newestStream returns how many batches of a device came in the last stream.
-func (g *ledger) newestStream(device string) (n int) {
+// forgetStatus has saidOffline wait for what the agent says from now on.
+func (g *ledger) forgetStatus() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	dev := g.device(device)
-	for _, a := range g.streams[g.order[len(g.order)-1]] {
-		if a.sum != 0 && int(a.device) == dev {
-			n++
-		}
-	}
-	return n
+	g.offline = false
 }
 
 // String sums up.

@@ -30,6 +30,7 @@ func campaignLanes() []laneOptions {
 		{name: "0s, Mosquitto", commit: "0s", mosquitto: true},
 		{name: "1s, embedded broker", commit: "1s"},
 		{name: "1s, Mosquitto", commit: "1s", mosquitto: true},
+		{name: "1s, live_first, embedded broker", commit: "1s", catchUp: "live_first", patient: true},
 	}
 }
 
@@ -75,7 +76,9 @@ func numberFrom(t *testing.T, name string, usual uint64) uint64 {
 type laneOptions struct {
 	name      string
 	commit    string // commit_interval
+	catchUp   string // catch_up; "": in_order
 	mosquitto bool
+	patient   bool // the broker stays as it is for longer: backlogs become old
 }
 
 // lane is one agent with its PLCs, its broker, and the receiver's ledger.
@@ -101,7 +104,7 @@ type ending struct {
 
 func newLane(t *testing.T, o laneOptions, rng *rand.Rand) *lane {
 	t.Helper()
-	l := &lane{laneOptions: o, rng: rng, dir: t.TempDir(), ledger: newLedger(), kinds: map[string]int{}}
+	l := &lane{laneOptions: o, rng: rng, dir: t.TempDir(), ledger: newLedger(o.catchUp == "live_first"), kinds: map[string]int{}}
 	addr := ""
 	if o.mosquitto {
 		broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
@@ -178,6 +181,9 @@ func (l *lane) round() error {
 
 // weather changes, now and then, what becomes of the uplink.
 func (l *lane) weather() {
+	if l.patient && l.rng.IntN(5) > 0 {
+		return
+	}
 	switch n := l.rng.IntN(20); {
 	case n < 3:
 		l.link.Set(mqtttest.RefuseClients) // away
@@ -213,7 +219,7 @@ func (l *lane) choose() string {
 func (l *lane) start() error {
 	var config strings.Builder
 	fmt.Fprintf(&config, "gateway: {id: gw-1, group: plant}\nbuffer: {commit_interval: %s}\nconsole: {listen: \"127.0.0.1:0\"}\n", l.commit)
-	fmt.Fprintf(&config, "uplinks:\n  - {name: platform, broker: \"mqtt://%s\"}\ndevices:\n", l.link.Addr)
+	fmt.Fprintf(&config, "uplinks:\n  - {name: platform, broker: \"mqtt://%s\", catch_up: %s}\ndevices:\n", l.link.Addr, cmp.Or(l.catchUp, "in_order"))
 	for _, p := range l.plcs {
 		if err := p.Listen(""); err != nil {
 			return err
@@ -245,7 +251,7 @@ func (l *lane) await(kind string) (stopped bool, err error) {
 	if kind == "start" {
 		return false, l.pause(250 * time.Millisecond)
 	}
-	if kind == "drain" {
+	if kind == "drain" && !l.patient {
 		l.link.Set(mqtttest.Pass)
 		before := l.ledger.count()
 		if err := l.until("batches to arrive", 20*time.Second, func() bool { return l.ledger.count() > before }); err != nil {
@@ -320,15 +326,40 @@ func (l *lane) newest() (last time.Time) {
 	return last
 }
 
-// finish runs the agent once more until everything has arrived, and stops it.
+// finish runs the agent again until everything has arrived. One last run is
+// enough, but for a busy machine, where what waits at its stop stays on the
+// disk, and for live_first, which holds back what is not old yet: see lastRun.
 func (l *lane) finish() error {
 	l.link.Set(mqtttest.Pass)
-	streams := l.ledger.streamCount()
+	late := time.Now().Add(2 * time.Minute)
+	for {
+		if err := l.lastRun(); err != nil {
+			return err
+		}
+		waiting, err := filepath.Glob(filepath.Join(l.bufferDir(), "*.seg"))
+		if err != nil || len(waiting) == 0 {
+			return err
+		}
+		if time.Now().After(late) {
+			return fmt.Errorf("with a healthy broker, the buffer still holds %v", waiting)
+		}
+	}
+}
+
+// lastRun runs the agent until little waits, and stops it.
+func (l *lane) lastRun() error {
+	before := l.ledger.count()
 	if err := l.start(); err != nil {
 		return err
 	}
-	if err := l.until("the last run's batches", time.Minute, func() bool { return l.ledger.streamCount() > streams }); err != nil {
+	if err := l.until("the last run's batches", time.Minute, func() bool { return l.ledger.count() > before }); err != nil {
 		return err
+	}
+	if l.catchUp == "live_first" {
+		old := time.Now().Add(11 * time.Second)
+		if err := l.until("the backlog to be old", time.Minute, func() bool { return time.Now().After(old) }); err != nil {
+			return err
+		}
 	}
 	if err := l.until("the backlog to be gone", time.Minute, func() bool {
 		lag, ok := l.metric(`millrace_uplink_lag_batches{uplink="platform"}`)
@@ -336,14 +367,14 @@ func (l *lane) finish() error {
 	}); err != nil {
 		return err
 	}
-	made := map[string]float64{}
-	for _, p := range l.plcs {
-		made[p.device], _ = l.metric(fmt.Sprintf("millrace_scan_duration_seconds_count{device=%q}", p.device))
-	}
+	l.ledger.forgetStatus()
 	if err := l.agent.signal(syscall.SIGTERM); err != nil {
 		return err
 	}
 	if err := l.agent.stopped(); err != nil {
+		return err
+	}
+	if err := l.agent.complaint(); err != nil {
 		return err
 	}
 	late := time.After(20 * time.Second)
@@ -354,15 +385,7 @@ func (l *lane) finish() error {
 		case <-time.After(time.Millisecond):
 		}
 	}
-	if err := l.endRun(ending{at: time.Now(), kind: "last", clean: true}); err != nil {
-		return err
-	}
-	for _, p := range l.plcs {
-		if got := l.ledger.newestStream(p.device); float64(got) < made[p.device] {
-			return fmt.Errorf("%s: the last run counted %v scans before its stop, %d arrived", p.device, made[p.device], got)
-		}
-	}
-	return nil
+	return l.endRun(ending{at: time.Now(), kind: "last", clean: true})
 }
 
 func (l *lane) metric(name string) (value float64, ok bool) {
