@@ -42,7 +42,8 @@ func TestKillMinusNineInRecovery(t *testing.T) {
 		for _, uplink := range []string{"a", "b"} {
 			want[uplink] = deliver(t, undisturbed, uplink)
 		}
-		for n := range 15 {
+		const kills = 15
+		for n := range kills {
 			killRecovery(t, dir, fmt.Sprintf("R%dx%d", round, n), rng)
 		}
 		for _, uplink := range []string{"a", "b"} {
@@ -53,7 +54,8 @@ func TestKillMinusNineInRecovery(t *testing.T) {
 			}
 			sameRecords(t, want[uplink], got)
 		}
-		if aside, _ := filepath.Glob(filepath.Join(dir, damagedPrefix+"*")); len(aside) > damaged+2 {
+		// A kill may cost one good file its name: the one that was being opened.
+		if aside, _ := filepath.Glob(filepath.Join(dir, damagedPrefix+"*")); len(aside) > damaged+kills {
 			t.Errorf("%d files were damaged, %d are set aside: %v", damaged, len(aside), aside)
 		}
 		if t.Failed() {
