@@ -35,12 +35,13 @@ type made struct {
 	Seconds float64 `json:"seconds"`
 }
 
-// runBacklog fills a buffer's directory with scans that do not compress,
-// until its files hold so many bytes.
+// runBacklog fills a buffer's directory with scans of so many tags that do
+// not compress, until its files hold so many MiB, or until there are so many
+// batches, if that is not 0.
 func runBacklog(_ context.Context, args []string) error {
 	dir, args := args[0], args[1:]
-	var mib int
-	if err := numbers(args, &mib); err != nil {
+	var mib, tags, batches int
+	if err := numbers(args, &mib, &tags, &batches); err != nil {
 		return err
 	}
 	start := time.Now()
@@ -52,7 +53,7 @@ func runBacklog(_ context.Context, args []string) error {
 		return err
 	}
 	s := &bufferStore{buf: buf}
-	devices := plcs(backlogDevices, backlogTags, randomUint16)
+	devices := plcs(backlogDevices, tags, randomUint16)
 	for _, p := range devices {
 		if err := s.schema(p); err != nil {
 			return err
@@ -71,6 +72,9 @@ func runBacklog(_ context.Context, args []string) error {
 			return err
 		}
 		m.Batches++
+		if batches > 0 && m.Batches >= uint64(batches) {
+			break
+		}
 		if m.Batches%128 != 0 {
 			continue
 		}
@@ -111,7 +115,7 @@ func (b *bench) measureDrain(ctx context.Context, mib int, window time.Duration)
 	dir := filepath.Join(b.dir, "backlog")
 	defer os.RemoveAll(dir) //nolint:errcheck // so will cleanUp
 	var m made
-	if err := b.child(ctx, 0, &m, roleBacklog, dir, strconv.Itoa(mib)); err != nil {
+	if err := b.child(ctx, 0, &m, roleBacklog, dir, strconv.Itoa(mib), strconv.Itoa(backlogTags), "0"); err != nil {
 		return nil, err
 	}
 	d := &drain{MiB: mib, Batches: m.Batches, MadeSeconds: m.Seconds}

@@ -15,6 +15,7 @@ type bufferReport struct {
 	Floods []flood `json:"append_to_durable_on_one_core"`
 	Paces  []pace  `json:"written_at_a_steady_load"`
 	Drains []drain `json:"drains"`
+	Lives  []live  `json:"lives"`
 }
 
 // Sizes of the backlogs, in MiB. The small one shows what memory does not
@@ -55,7 +56,8 @@ func (b *bench) measureBuffer(ctx context.Context, large bool) (*bufferReport, e
 		}
 		r.Drains = append(r.Drains, *d)
 	}
-	return r, nil
+	r.Lives, err = b.measureLives(ctx)
+	return r, err
 }
 
 func (b *bench) flood(ctx context.Context, tags int) (*flood, error) {
@@ -140,5 +142,5 @@ func (r *bufferReport) table() string {
 		fmt.Fprintf(w, "%d\t%d\t%d\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%.1f\t\n", d.MiB, d.Batches, d.StartMS, d.Messages, d.Bare, d.Share, d.CPUPerMessage, d.BareCPU, d.PeakMiB)
 	}
 	_ = w.Flush()
-	return b.String()
+	return b.String() + livesTable(r.Lives)
 }

@@ -67,12 +67,20 @@ func start(ctx context.Context) error {
 	quick := flag.Bool("quick", false, "only the main run and the yardsticks")
 	only := flag.Duration("only", 0, "measure at this interval only")
 	large := flag.Bool("large", false, "drain a backlog of 10 GiB, too (20 GiB of disk)")
+	onlyLive := flag.Bool("live", false, "only live batches beside a backlog, without the JSON")
 	onlyBuffer := flag.Bool("buffer", false, "only the buffer's part, without the JSON")
 	flag.Parse()
 	if err := b.prepare(); err != nil {
 		return err
 	}
 	defer b.cleanUp()
+	if *onlyLive {
+		all, err := b.measureLives(ctx)
+		if err == nil {
+			fmt.Print(livesTable(all))
+		}
+		return err
+	}
 	if *onlyBuffer {
 		r, err := b.measureBuffer(ctx, *large)
 		if err == nil {

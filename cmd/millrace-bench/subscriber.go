@@ -24,7 +24,8 @@ type subscriber struct {
 	batches  int
 	readings int
 	bytes    int
-	latency  []int // ms, of each batch
+	waited   int   // batches that are marked historical
+	latency  []int // ms, of each of the others
 	scanLen  int
 	gaps     int
 	began    time.Time // when the first batch arrived
@@ -106,6 +107,10 @@ func (s *subscriber) take(topic, payload []byte, size int) {
 	if _, values, ok := bytes.Cut(payload, []byte(`"values":`)); ok {
 		s.readings += bytes.Count(values, []byte{':'})
 	}
+	if bytes.Contains(payload[:min(len(payload), 300)], []byte(`"historical":true`)) {
+		s.waited++
+		return
+	}
 	if _, text, ok := bytes.Cut(payload, []byte(`"ts":`)); ok {
 		var ts int64
 		for _, c := range text {
@@ -123,20 +128,21 @@ func (s *subscriber) start() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.on = true
-	s.batches, s.readings, s.bytes, s.gaps, s.latency = 0, 0, 0, 0, s.latency[:0]
+	s.batches, s.readings, s.bytes, s.gaps, s.waited, s.latency = 0, 0, 0, 0, 0, s.latency[:0]
 }
 
 // counted is what arrived between start and stop.
 type counted struct {
 	batches, readings, bytes, gaps, scanLen int
-	p50, p99                                int // ms
+	waited                                  int // marked historical
+	p50, p99                                int // ms, of the others
 }
 
 func (s *subscriber) stop() counted {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.on = false
-	c := counted{batches: s.batches, readings: s.readings, bytes: s.bytes, gaps: s.gaps, scanLen: s.scanLen}
+	c := counted{batches: s.batches, readings: s.readings, bytes: s.bytes, gaps: s.gaps, scanLen: s.scanLen, waited: s.waited}
 	if n := len(s.latency); n > 0 {
 		slices.Sort(s.latency)
 		c.p50, c.p99 = s.latency[n/2], s.latency[n*99/100]
