@@ -121,7 +121,7 @@ func appendValues(dst []byte, c *compiledSchema, rs []protocols.Reading) ([]byte
 		dst = append(dst, c.key(r.Tag)[comma:]...)
 		comma = 0
 		if r.Value.Kind() == protocols.KindUint { // most of what a PLC has
-			dst = strconv.AppendUint(dst, r.Value.AsUint(), 10)
+			dst = appendUint(dst, r.Value.AsUint())
 			continue
 		}
 		dst = appendValue(dst, r.Value)

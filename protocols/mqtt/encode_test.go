@@ -367,3 +367,25 @@ func TestShortFloats(t *testing.T) {
 		}
 	}
 }
+
+// TestIntegers: all digits, for every length.
+func TestIntegers(t *testing.T) {
+	t.Parallel()
+	check := func(v int64) {
+		if got, want := string(appendInt(nil, v)), strconv.FormatInt(v, 10); got != want {
+			t.Fatalf("appendInt(%s) = %s", want, got)
+		}
+		if got, want := string(appendUint(nil, uint64(v))), strconv.FormatUint(uint64(v), 10); got != want {
+			t.Fatalf("appendUint(%s) = %s", want, got)
+		}
+	}
+	for v := range int64(150_000) {
+		check(v)
+		check(-v)
+	}
+	for shift := range 64 {
+		for d := range int64(3) {
+			check(int64(uint64(1)<<shift) + d - 1)
+		}
+	}
+}
