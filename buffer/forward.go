@@ -61,8 +61,12 @@ func (o *ForwardOptions) fill() {
 	}
 }
 
-// errLost: the session ended.
-var errLost = errors.New("the connection was lost")
+var (
+	// errLost: the session ended.
+	errLost = errors.New("the connection was lost")
+	// errLate: there was no room for a live record while it was one.
+	errLate = errors.New("too late to be live")
+)
 
 // Forward hands the records and gap notices of one uplink to p, in order,
 // until ctx ends, the buffer is closed, or the uplink is removed
@@ -291,9 +295,23 @@ func (f *forwarder) sendBatch(ctx context.Context, live bool) error {
 func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
 	r := bt.recs[bt.at]
 	plain := f.b.date(bt, &r)
+	if live {
+		left := f.b.timely(&r)
+		if left < 0 {
+			bt.reset(0) // the lane jumps
+			return nil
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeoutCause(ctx, left, errLate)
+		defer cancel()
+	}
 	token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: live})
 	if err := f.p.Send(ctx, token, r); err != nil {
 		f.b.recall(f.u, token)
+		if live && errors.Is(context.Cause(ctx), errLate) {
+			bt.reset(0)
+			return nil
+		}
 		return err
 	}
 	bt.at++

@@ -35,9 +35,10 @@ const (
 	historicalAfter = 10 * time.Second
 	// behindAfter: an uplink whose next record is older than that is behind.
 	behindAfter = 8 * time.Second
-	// maxSpans bounds the stretches acknowledged beyond the cursor: each time
-	// a live lane begins anew it leaves one.
-	maxSpans = 64
+	// maxSpans bounds the stretches acknowledged beyond the cursor: a live
+	// lane that jumps leaves one. Where it may not jump any more it ends: all
+	// goes in order, until the backlog has passed a stretch.
+	maxSpans = 256
 )
 
 // ackSpan is a stretch of a stream that the uplink acknowledged while it has
@@ -128,7 +129,7 @@ func (u *uplink) pass(l *lane, to place) {
 
 // take notes that all up to at has arrived by its lane.
 func (u *uplink) take(at place, live bool) {
-	if live && u.live {
+	if live {
 		for i := len(u.done) - 1; i >= 0; i-- {
 			if s := &u.done[i]; s.ord == at.ord && s.from <= at.seq {
 				s.to = max(s.to, at.seq)
@@ -186,7 +187,7 @@ func (u *uplink) openLive(ord, next uint64, now time.Duration) {
 	}
 	u.done = append(u.done, ackSpan{ord: ord, from: next, to: next - 1, sent: next - 1})
 	u.live, u.liveOpened, u.cursorDirty = true, now, true
-	u.pacer.Begin(true)
+	u.pacer.Adapt()
 }
 
 // steer opens a live lane, under the lock, where u is behind, and lets it
@@ -197,9 +198,24 @@ func (b *Buffer) steer(u *uplink) {
 		s := u.liveSpan()
 		after = place{s.ord, s.sent}
 	}
-	if next := b.tail.next(); len(u.done) < maxSpans && b.behind(u, after) && after.before(place{b.ord, next - 1}) {
+	next := b.tail.next()
+	switch {
+	case !b.behind(u, after) || !after.before(place{b.ord, next - 1}):
+	case len(u.done) < maxSpans:
 		u.openLive(b.ord, next, b.clock())
+	default:
+		u.live = false
 	}
+}
+
+// timely returns how long a record of the live lane may still wait for room:
+// when it is older it is one of the backlog. It is negative if it is now.
+func (b *Buffer) timely(r *Record) time.Duration {
+	age := time.Duration(b.Now().UnixMilli()-r.Time) * time.Millisecond
+	if age > b.behindAge {
+		return -1
+	}
+	return min(b.historical-age, b.historical) - (b.historical-b.behindAge)/4
 }
 
 // behind tells, under the lock, whether the record that u gets after p is an
@@ -247,6 +263,7 @@ func (b *Buffer) pause(u *uplink, bt *batch) time.Duration {
 // catchUp sets how a backlog goes out.
 func (u *uplink) catchUp(o *ForwardOptions) {
 	u.how, u.pacer = o.CatchUp, nil
+	u.live = u.live && u.how == LiveFirst
 	u.bounded = o.Rate != Rate{}
 	if u.how == LiveFirst || u.bounded {
 		u.pacer = pace.New(pace.Options{PerSecond: o.Rate.PerSecond, Share: o.Rate.Share, Window: o.Window})

@@ -12,15 +12,18 @@ import (
 )
 
 // thinLink is a Publisher over a link that takes so long for each message,
-// one after the other, and so long for the way there and back.
+// one after the other, and so long for the way there and back. It has a window
+// as an uplink has, and says what is historical when a message gets into it.
 type thinLink struct {
 	each, way time.Duration
 	window    int
 
 	mu       sync.Mutex
 	got      []arrival
-	sessions []int // index in got of each session's first
+	sessions []int     // index in got of each session's first
+	stalled  time.Time // nothing moves until then
 
+	room  chan struct{}
 	queue chan message
 	acks  chan ack
 	lost  chan struct{}
@@ -51,13 +54,13 @@ func (l *thinLink) Connect(_ context.Context, acked func(uint64)) (<-chan struct
 	l.mu.Lock()
 	l.sessions = append(l.sessions, len(l.got))
 	l.mu.Unlock()
-	l.queue, l.acks = make(chan message, l.window), make(chan ack, 1<<16)
-	l.lost = make(chan struct{})
-	queue, acks, lost := l.queue, l.acks, l.lost
+	l.queue, l.acks = make(chan message, l.window), make(chan ack, l.window)
+	l.room, l.lost = make(chan struct{}, l.window), make(chan struct{})
+	queue, acks, lost, room := l.queue, l.acks, l.lost, l.room
 	l.wg.Go(func() {
 		defer close(acks)
 		for m := range queue {
-			<-time.After(l.each)
+			<-time.After(l.each + l.stall())
 			select {
 			case <-lost:
 				continue
@@ -76,6 +79,7 @@ func (l *thinLink) Connect(_ context.Context, acked func(uint64)) (<-chan struct
 			select {
 			case <-lost:
 			default:
+				<-room
 				acked(a.token)
 			}
 		}
@@ -83,24 +87,38 @@ func (l *thinLink) Connect(_ context.Context, acked func(uint64)) (<-chan struct
 	return l.lost, nil
 }
 
-func (l *thinLink) put(ctx context.Context, m message) error {
+func (l *thinLink) stall() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return max(time.Until(l.stalled), 0)
+}
+
+func (l *thinLink) enter(ctx context.Context) error {
 	select {
 	case <-l.lost:
 		return errLost
 	case <-ctx.Done():
 		return ctx.Err()
-	case l.queue <- m:
+	case l.room <- struct{}{}:
 		return nil
 	}
 }
 
 func (l *thinLink) Send(ctx context.Context, token uint64, r Record) error {
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
 	age := time.Since(time.UnixMilli(r.Time))
-	return l.put(ctx, message{token, time.Now(), arrival{stream: r.Stream, seq: r.Seq, to: r.Seq, historical: age > historicalAfter, delay: age}})
+	l.queue <- message{token, time.Now(), arrival{stream: r.Stream, seq: r.Seq, to: r.Seq, historical: age > historicalAfter, delay: age}}
+	return nil
 }
 
 func (l *thinLink) SendGap(ctx context.Context, token uint64, g Gap) error {
-	return l.put(ctx, message{token, time.Now(), arrival{stream: g.Stream, seq: g.From, to: g.To, gap: g.Reason}})
+	if err := l.enter(ctx); err != nil {
+		return err
+	}
+	l.queue <- message{token, time.Now(), arrival{stream: g.Stream, seq: g.From, to: g.To, gap: g.Reason}}
+	return nil
 }
 
 func (l *thinLink) Disconnect() {
@@ -305,6 +323,103 @@ func TestLiveFirstCut(t *testing.T) {
 			t.Errorf("%d batches came twice in %d cuts", repeats, cuts)
 		}
 	})
+}
+
+// TestLiveFirstStall: a link that stands still for a while without breaking.
+// What was live and has become too old for it does not go out as if it were.
+func TestLiveFirstStall(t *testing.T) {
+	t.Parallel()
+	for _, stall := range []time.Duration{3 * time.Second, 7 * time.Second, 9 * time.Second, 12 * time.Second, 18 * time.Second} {
+		t.Run(stall.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := testOptions(t, tempDir(t))
+				o.CommitInterval = time.Second
+				b := openBuffer(t, o)
+				stopField := field(t, b, 20*time.Millisecond)
+				<-time.After(200 * time.Second)
+				l := &thinLink{each: 5 * time.Millisecond, way: 20 * time.Millisecond, window: 64}
+				stop := l.run(t, b, ForwardOptions{CatchUp: LiveFirst, Window: 64})
+				<-time.After(20 * time.Second)
+				l.mu.Lock()
+				l.stalled = time.Now().Add(stall)
+				l.mu.Unlock()
+				<-time.After(170 * time.Second)
+				stopField()
+				<-time.After(20 * time.Second)
+				stop()
+				if lag := b.Stats().Uplinks["a"].Lag; lag != 0 {
+					t.Errorf("%d batches wait still", lag)
+				}
+				if repeats := l.verdict(t, map[string]uint64{o.Stream: b.Stats().Appended}); repeats != 0 {
+					t.Errorf("%d batches came twice", repeats)
+				}
+				closeBuffer(t, b)
+			})
+		})
+	}
+}
+
+// TestLiveFirstFlapping: a link that breaks hundreds of times in one drain,
+// for a moment or for longer, has its live batches in each session, and what
+// is kept of it stays bounded.
+func TestLiveFirstFlapping(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		away    time.Duration
+		cuts    int
+		liveFor int // sessions that must have live batches
+	}{
+		"for a moment":       {3 * time.Second, 300, 300},
+		"for longer":         {12 * time.Second, 250, 250},
+		"longer, and longer": {12 * time.Second, 300, 250}, // beyond maxSpans the lane does not jump
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := testOptions(t, tempDir(t))
+				o.CommitInterval = 20 * time.Second
+				b := openBuffer(t, o)
+				stopField := field(t, b, 100*time.Millisecond)
+				<-time.After(20 * time.Minute)
+				l := &thinLink{each: 60 * time.Millisecond, way: 20 * time.Millisecond, window: 16}
+				for i := range c.cuts {
+					stop := l.run(t, b, ForwardOptions{CatchUp: LiveFirst, Window: 16})
+					first := len(l.arrivals())
+					<-time.After(5 * time.Second)
+					stop()
+					live := 0
+					for _, a := range l.arrivals()[first:] {
+						if a.delay < 5*time.Second {
+							live++
+						}
+					}
+					if live < 25 && i < c.liveFor {
+						t.Errorf("session %d had %d live batches of about 50", i, live)
+						break
+					}
+					<-time.After(c.away)
+				}
+				b.mu.Lock()
+				spans := len(b.uplinks["a"].done)
+				b.mu.Unlock()
+				if spans > maxSpans {
+					t.Errorf("%d spans", spans)
+				}
+				stopField()
+				l.each = time.Millisecond
+				stop := l.run(t, b, ForwardOptions{CatchUp: LiveFirst, Window: 16})
+				for b.Stats().Uplinks["a"].Lag > 0 {
+					<-time.After(time.Second)
+				}
+				stop()
+				if repeats := l.verdict(t, map[string]uint64{o.Stream: b.Stats().Appended}); repeats > 16*c.cuts {
+					t.Errorf("%d batches came twice in %d cuts", repeats, c.cuts)
+				}
+				closeBuffer(t, b)
+			})
+		})
+	}
 }
 
 // TestCatchUpRate: a backlog goes out no faster than it may, by number and by

@@ -98,17 +98,19 @@ func (u *uplink) wake() {
 	}
 }
 
-// rewind begins a session: all that is not acknowledged is sent again.
+// rewind begins a session: all that is not acknowledged is sent again. A live
+// lane goes on where it was.
 func (u *uplink) rewind() {
 	u.sent = u.cursor
-	u.live = false
-	u.done = slices.DeleteFunc(u.done, func(s ackSpan) bool { return s.to < s.from })
 	for i := range u.done {
 		u.done[i].sent = u.done[i].to
 	}
+	u.done = slices.DeleteFunc(u.done, func(s ackSpan) bool {
+		return s.to < s.from && !(u.live && s.from == u.liveSpan().from && s.ord == u.liveSpan().ord)
+	})
 	u.flights, u.flightAt, u.backlog = u.flights[:0], 0, 0
 	if u.pacer != nil {
-		u.pacer.Begin(false)
+		u.pacer.Begin(u.live)
 	}
 	for _, g := range u.gaps {
 		g.flying = false
@@ -145,10 +147,14 @@ func (u *uplink) recall(token uint64) {
 	if n == u.flightAt || u.flights[n-1].token != token {
 		return
 	}
-	if !u.flights[n-1].live {
+	f := &u.flights[n-1]
+	switch {
+	case !f.live:
 		u.backlog--
+	case f.gap == nil: // its session may go on
+		u.liveSpan().sent = f.at.seq - 1
 	}
-	if u.flights[n-1].paced {
+	if f.paced {
 		u.pacer.Recalled()
 	}
 	u.flights = u.flights[:n-1]

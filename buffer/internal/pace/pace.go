@@ -62,21 +62,24 @@ func New(o Options) *Pacer {
 	return p
 }
 
-// Begin starts over, with nothing on its way, or, with adaptive set, goes on
-// with live data beside the backlog.
+// Begin starts over, with nothing on its way. With adaptive set, live data
+// goes beside the backlog.
 func (p *Pacer) Begin(adaptive bool) {
-	if adaptive && p.adaptive {
-		return
-	}
-	p.adaptive = adaptive
-	p.limit, p.growing = 1, true
+	p.flying, p.shortest, p.adaptive = 0, 0, false
 	p.max = p.o.Window
 	if adaptive {
-		p.max = max(p.o.Window-max(p.o.Window/4, 1), 1) // the rest is for live data
-	} else {
-		p.flying = 0
-		p.shortest = 0
+		p.Adapt()
 	}
+}
+
+// Adapt goes on with live data beside the backlog.
+func (p *Pacer) Adapt() {
+	if p.adaptive {
+		return
+	}
+	p.adaptive = true
+	p.limit, p.growing = 1, true
+	p.max = max(p.o.Window-max(p.o.Window/4, 1), 1) // the rest is for live data
 }
 
 // Ready returns 0 if a batch may go now; else how long to ask later, or Wait
