@@ -105,9 +105,11 @@ func (u *uplink) rewind() {
 	for i := range u.done {
 		u.done[i].sent = u.done[i].to
 	}
-	u.done = slices.DeleteFunc(u.done, func(s ackSpan) bool {
-		return s.to < s.from && !(u.live && s.from == u.liveSpan().from && s.ord == u.liveSpan().ord)
-	})
+	var lane ackSpan // its span stays, even if it is empty
+	if u.live {
+		lane = *u.liveSpan()
+	}
+	u.done = slices.DeleteFunc(u.done, func(s ackSpan) bool { return s.to < s.from && s != lane })
 	u.flights, u.flightAt, u.backlog = u.flights[:0], 0, 0
 	if u.pacer != nil {
 		u.pacer.Begin(u.live)

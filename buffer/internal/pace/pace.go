@@ -22,7 +22,9 @@ const (
 	// burst is how long the backlog keeps the link busy at a stretch, where
 	// it has a share of it.
 	burst = 100 * time.Millisecond
-	// forgetAfter: the shortest way is measured anew, as links change.
+	// forgetAfter: the shortest way is measured anew, as links change: by a
+	// batch that goes alone. Any other would measure the queue, too, and the
+	// queue would grow with each new measurement.
 	forgetAfter = 30 * time.Second
 
 	defaultWindow = 64
@@ -45,6 +47,8 @@ type Pacer struct {
 	shortestAt time.Duration
 	cutAt      time.Duration // when the limit was cut: ways begun before say nothing new
 	growing    bool          // the limit was never cut: it may double
+	kept       float64       // the limit after a batch that goes alone; 0: none has to
+	alone      time.Duration // when that was sent; -1: not yet
 
 	tokens  float64 // of PerSecond
 	filled  time.Duration
@@ -78,7 +82,7 @@ func (p *Pacer) Adapt() {
 		return
 	}
 	p.adaptive = true
-	p.limit, p.growing = 1, true
+	p.limit, p.growing, p.kept = 1, true, 0
 	p.max = max(p.o.Window-max(p.o.Window/4, 1), 1) // the rest is for live data
 }
 
@@ -117,6 +121,9 @@ func (p *Pacer) fill(now time.Duration) {
 func (p *Pacer) Sent(now time.Duration) {
 	if p.flying == 0 {
 		p.busy = now
+		if p.kept > 0 && p.alone < 0 {
+			p.alone = now
+		}
 	}
 	p.flying++
 	if p.o.PerSecond > 0 {
@@ -142,9 +149,19 @@ func (p *Pacer) Acked(sent, now time.Duration) {
 // adapt moves the limit by how much longer the way took than the shortest
 // one: what is beyond that, batches spent waiting for each other.
 func (p *Pacer) adapt(sent, now time.Duration) {
-	way := now - sent
-	if p.shortest == 0 || way <= p.shortest || now-p.shortestAt > forgetAfter {
-		p.shortest, p.shortestAt = max(way, 1), now
+	way := max(now-sent, 1)
+	switch {
+	case p.kept > 0:
+		if sent == p.alone {
+			p.shortest, p.shortestAt = way, now
+			p.limit, p.kept = p.kept, 0
+		}
+		return
+	case p.shortest == 0 || way <= p.shortest:
+		p.shortest, p.shortestAt = way, now
+	case now-p.shortestAt > forgetAfter:
+		p.kept, p.limit, p.alone = p.limit, 1, -1
+		return
 	}
 	switch delay := way - p.shortest; {
 	case delay > maxDelay:
