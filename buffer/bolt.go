@@ -34,9 +34,10 @@ func guard(fn func() error) (err error) {
 	return fn()
 }
 
-// boltOptions: the freelist is synced, because without it bbolt checks the
-// tree in a goroutine of its own, whose panic nobody can catch
-// (reference/libraries.md D); in append-only files it stays tiny.
+// boltOptions of state.db and of reading. The freelist is synced: without it,
+// opening a file for writing has bbolt check the tree in a goroutine of its
+// own, whose panic nobody can catch. Segments, which are never opened for
+// writing again, go without (fillSegment).
 func boltOptions(readOnly bool, mapSize int64) *bolt.Options {
 	return &bolt.Options{
 		Timeout:         time.Second,

@@ -111,7 +111,7 @@ type Buffer struct {
 	active sync.WaitGroup // forwarders
 
 	patience   time.Duration // with the last acknowledgements; tests shorten it
-	historical time.Duration // historicalAfter; the same
+	historical time.Duration // HistoricalAfter; the same
 	behindAge  time.Duration // behindAfter; the same
 
 	rescuing sync.Mutex // one salvage at a time
@@ -152,7 +152,7 @@ func Open(o Options) (*Buffer, error) {
 	b := &Buffer{
 		o: o, log: o.Log, started: time.Now(), booted: sinceBoot(),
 		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
-		patience: ackPatience, historical: historicalAfter, behindAge: behindAfter,
+		patience: ackPatience, historical: HistoricalAfter, behindAge: behindAfter,
 		tail: newTail(), uplinks: make(map[string]*uplink), ord: 1,
 		schemas: newSchemaCache(), clocks: newClocks(o.Boot, o.Stream),
 		counts: counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),

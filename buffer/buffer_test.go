@@ -2,12 +2,14 @@ package buffer
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -77,6 +79,24 @@ func TestAckBeforeCommitWritesNothing(t *testing.T) {
 	closeBuffer(t, b)
 }
 
+// durable is a receiver that knows what is on the disk when it gets a record.
+type durable struct {
+	*receiver
+	t *testing.T
+	b *Buffer
+}
+
+func (d *durable) Connect(ctx context.Context, acked func(uint64)) (<-chan struct{}, error) {
+	return link{d.receiver}.Connect(ctx, acked)
+}
+
+func (d *durable) Send(ctx context.Context, token uint64, r Record) error {
+	if settled := settledIn(d.b); r.Seq > settled {
+		d.t.Errorf("%d was handed over while %d were on the disk", r.Seq, settled)
+	}
+	return d.receiver.Send(ctx, token, r)
+}
+
 // TestDurableBeforeVisible: with a commit interval of 0 an uplink sees
 // nothing that is not on the disk.
 func TestDurableBeforeVisible(t *testing.T) {
@@ -84,28 +104,52 @@ func TestDurableBeforeVisible(t *testing.T) {
 	o := testOptions(t, t.TempDir())
 	o.CommitInterval = 0
 	b := openBuffer(t, o)
-	r := &receiver{}
-	seen := uint64(0)
-	stop := forward(t, b, "a", r)
+	d := &durable{receiver: &receiver{}, t: t, b: b}
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error)
+	go func() { done <- b.Forward(ctx, "a", d, ForwardOptions{}) }()
 	for range 30 {
 		last := appendN(t, b, 7, 100)
-		waitFor(t, "the records", func() bool {
-			b.mu.Lock()
-			settled := b.settled
-			b.mu.Unlock()
-			n := uint64(r.total())
-			if n > seen && settled < seen {
-				t.Fatalf("%d seen, %d durable", seen, settled)
-			}
-			seen = n
-			return n == last
-		})
+		waitFor(t, "the records", func() bool { return uint64(d.total()) == last })
 	}
 	if b.Stats().Commits == 0 {
 		t.Error("nothing was committed")
 	}
-	stop()
+	cancel()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
 	closeBuffer(t, b)
+}
+
+// TestCommitInterval: what waits for an uplink that is away is on the disk
+// when it is as old as the interval.
+func TestCommitInterval(t *testing.T) {
+	t.Parallel()
+	for _, interval := range []time.Duration{50 * time.Millisecond, time.Second, 10 * time.Second} {
+		t.Run(interval.String(), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := testOptions(t, tempDir(t))
+				o.CommitInterval = interval
+				b := openBuffer(t, o)
+				stop := field(t, b, interval/25)
+				for range 400 {
+					<-time.After(interval / 40)
+					b.mu.Lock()
+					if next := b.settled + 1; b.tail.has(next) && b.clock()-b.tail.entry(next).at > interval {
+						t.Errorf("a record is %v old and in memory alone", b.clock()-b.tail.entry(next).at)
+					}
+					b.mu.Unlock()
+				}
+				if commits := b.Stats().Commits; commits < 8 || commits > 25 {
+					t.Errorf("%d commits in 10 intervals", commits)
+				}
+				stop()
+				closeBuffer(t, b)
+			})
+		})
+	}
 }
 
 // TestOneUplinkDown: the other one gets everything at once, and what waits
@@ -128,8 +172,19 @@ func TestOneUplinkDown(t *testing.T) {
 	if s.Segments < 2 || s.TailBytes > o.TailBytes || s.Uplinks["b"].Oldest.IsZero() || s.DiskBytes == 0 {
 		t.Errorf("%+v", s)
 	}
-	down.set(func(r *receiver) { r.refuse = false })
-	waitFor(t, "the other one", func() bool { return b.Stats().Uplinks["b"].Acked == last })
+	full := b.Stats()
+	down.set(func(r *receiver) { r.refuse, r.hold = false, true })
+	part := last * 3 / 4
+	waitFor(t, "a part acknowledged", func() bool {
+		acked := b.Stats().Uplinks["b"].Acked
+		if acked < part {
+			down.ack(int(part - acked))
+		}
+		return acked >= part
+	})
+	waitFor(t, "room, before the backlog is gone", func() bool { return b.Stats().Segments <= full.Segments/2 && b.Stats().DiskBytes < full.DiskBytes*3/4 })
+	down.set(func(r *receiver) { r.hold = false })
+	waitFor(t, "the other one", func() bool { down.ack(1 << 20); return b.Stats().Uplinks["b"].Acked == last })
 	waitFor(t, "the files to be gone", func() bool { return b.Stats().Segments <= 1 })
 	stopUp()
 	stopDown()

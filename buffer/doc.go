@@ -5,11 +5,13 @@
 // goroutine commits to segment files what no acknowledgement of all uplinks
 // made needless within the commit interval. Every uplink has a place of its
 // own in the order (a cursor) that only acknowledgements move, and a
-// forwarder that hands records and gap notices to its Publisher. A record
+// forwarder that hands records and gap notices to its Publisher; with
+// LiveFirst by two lanes (lane.go), so that new records overtake a backlog. A
+// record
 // that was appended is acknowledged by every uplink or announced to it in a
 // Gap.
 //
-// The memory is a file on a tmpfs: what only it held when the process died is
+// The memory is a file on a tmpfs (SharedMemoryFile): what only it held when the process died is
 // written to segments by the next start. A power cut takes it.
 //
 // The directory holds:
@@ -23,6 +25,8 @@
 //     looked for without bbolt, and it is set aside when it has been drained
 //   - damaged-N-NAME: files that could not be read, kept for a look at them
 //     as far as the size limit allows
+//   - agent.sock: the agent's, for a look at the buffer while it runs; not
+//     this package's
 //   - opening: names the file that bbolt is opening; one that is found there
 //     at a start killed the agent, and bbolt does not see it again
 package buffer

@@ -68,8 +68,8 @@ var (
 	errLate = errors.New("too late to be live")
 )
 
-// Forward hands the records and gap notices of one uplink to p, in order,
-// until ctx ends, the buffer is closed, or the uplink is removed
+// Forward hands the records and gap notices of one uplink to p, in order (with
+// LiveFirst: in order among those that waited and among the others), until ctx ends, the buffer is closed, or the uplink is removed
 // (ErrUnknownUplink). It connects, sends, and takes the acknowledgements; when
 // the session is lost it connects anew, ever more slowly, and begins with the
 // first item that was not acknowledged. Nothing else moves the uplink's

@@ -27,12 +27,13 @@ type Rate struct {
 	Share     float64 // part of the link's time, up to 1; 0: no bound
 }
 
+// HistoricalAfter is the age from which on receivers are told that a record
+// waited (the contract's "historical"). Where new records overtake older ones,
+// the older ones are held back until they are that old, so that the order
+// holds among both kinds.
+const HistoricalAfter = 10 * time.Second
+
 const (
-	// historicalAfter is the age from which on receivers are told that a
-	// record waited (the contract's "historical"). Where new records overtake
-	// older ones, the older ones are held back until they are that old, so
-	// that the order holds among both kinds.
-	historicalAfter = 10 * time.Second
 	// behindAfter: an uplink whose next record is older than that is behind.
 	behindAfter = 8 * time.Second
 	// maxSpans bounds the stretches acknowledged beyond the cursor: a live

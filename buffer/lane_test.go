@@ -109,7 +109,7 @@ func (l *thinLink) Send(ctx context.Context, token uint64, r Record) error {
 		return err
 	}
 	age := time.Since(time.UnixMilli(r.Time))
-	l.queue <- message{token, time.Now(), arrival{stream: r.Stream, seq: r.Seq, to: r.Seq, historical: age > historicalAfter, delay: age}}
+	l.queue <- message{token, time.Now(), arrival{stream: r.Stream, seq: r.Seq, to: r.Seq, historical: age > HistoricalAfter, delay: age}}
 	return nil
 }
 
@@ -271,7 +271,7 @@ func TestLiveFirst(t *testing.T) {
 					t.Errorf("the 99th percentile of the live batches' delay is %v", p)
 				}
 				// The youngest of the backlog wait until they are old enough.
-				if took > time.Duration(float64(best)/c.share)+historicalAfter {
+				if took > time.Duration(float64(best)/c.share)+HistoricalAfter {
 					t.Errorf("the backlog took %v, with all that live batches left of the link it takes %v", took, best)
 				}
 				closeBuffer(t, b)

@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"millrace/buffer"
+	"millrace/protocols/mqtt"
 	"millrace/protocols/mqtt/mqtttest"
 )
 
@@ -190,5 +192,14 @@ func TestDemoListensOnLoopback(t *testing.T) {
 		if got, ok := demoAddr(in); !ok || got != want {
 			t.Errorf("%s: %s, %v", in, got, ok)
 		}
+	}
+}
+
+// TestHistorical: what the buffer holds back until it is historical is marked
+// so by the uplink.
+func TestHistorical(t *testing.T) {
+	t.Parallel()
+	if buffer.HistoricalAfter != mqtt.HistoricalAfter {
+		t.Errorf("the buffer holds back for %v, the uplink marks after %v", buffer.HistoricalAfter, mqtt.HistoricalAfter)
 	}
 }

@@ -3,13 +3,14 @@ package mqtt
 import (
 	"fmt"
 	"strconv"
+	"time"
 
 	"millrace/protocols"
 )
 
-// historicalAfter is how many milliseconds old a batch is when it is sent
-// from which on it counts as one that waited for a link.
-const historicalAfter = 10_000
+// HistoricalAfter is how old a batch is when it is sent from which on it
+// counts as one that waited for a link.
+const HistoricalAfter = 10 * time.Second
 
 // compiledSchema is a schema with all that is the same in every batch of it
 // laid out beforehand.
@@ -58,7 +59,7 @@ func appendBatch(dst []byte, r *Record, c *compiledSchema, b *protocols.Batch, n
 	dst = strconv.AppendUint(dst, r.Seq, 10)
 	dst = append(dst, `,"ts":`...)
 	dst = strconv.AppendInt(dst, r.Time, 10)
-	if now-r.Time > historicalAfter {
+	if now-r.Time > HistoricalAfter.Milliseconds() {
 		dst = append(dst, `,"historical":true`...)
 	}
 	if r.ClockUnset {
