@@ -11,7 +11,8 @@ import (
 // holds, and where it is going, if all goes on as in the last minutes.
 type Forecast struct {
 	// Known: enough was seen. In the first minute of a run, or while few
-	// batches came, it is false and the rest says nothing.
+	// batches came, it is false and the rest says nothing, but for a trend
+	// that is TrendFull already and what belongs to it.
 	Known bool
 	// Rate is by how many bytes a second the files grow while an uplink is
 	// away; while the disk takes nothing, the memory.
@@ -110,7 +111,7 @@ type flow struct {
 	sample   sample
 	room     int64 // what the file system has for our files, those that are there included; -1: not known
 	lookedAt time.Duration
-	lost     uint64 // batches dropped at limits when nothing filled
+	calm     losses // when no limit was met
 }
 
 // sample is a copy of some records, for the writer to compress: while the
@@ -305,7 +306,7 @@ func (b *Buffer) forecast(s *Stats) Forecast {
 	if b.diskWorks() {
 		known = known && b.flow.ratio > 0
 		in.rate = bytes * b.flow.ratio * b.flow.overhead
-		in.limit, in.capacity = LimitSize, b.o.MaxSize-b.counts.stateSize-2*b.allocStep()
+		in.limit, in.capacity = LimitSize, b.sizeLimit()
 		in.used, _ = b.recordFiles() // damaged files are the first to go
 		if room := b.flow.room; room >= 0 && room < in.capacity {
 			in.limit, in.capacity = LimitSpace, room
@@ -315,16 +316,17 @@ func (b *Buffer) forecast(s *Stats) Forecast {
 		in.limit, in.capacity, in.used = LimitMemory, b.o.TailBytes, s.TailBytes
 	}
 	in.known = known
+	underway := in.underway()
 	for name, u := range b.uplinks {
 		p := u.progress(at, s.Uplinks[name].Lag)
 		in.uplinks = append(in.uplinks, p)
-		if us := s.Uplinks[name]; known && p.behind(in.batches) && p.known {
+		if us := s.Uplinks[name]; known && p.behind(underway) && p.known {
 			us.Drained = p.drained(in.batches)
 			s.Uplinks[name] = us
 		}
 	}
 	f := in.forecast()
-	b.markFull(&f)
+	b.markFull(&f, s)
 	return f
 }
 
@@ -343,19 +345,6 @@ func (f *flow) rates(at time.Duration, appended uint64, in *outlook) (bytes floa
 	return float64(raw) / seconds, known
 }
 
-// markFull tells a buffer that fills from one that gives up its oldest
-// batches already: that makes room each time, but only for a while.
-func (b *Buffer) markFull(f *Forecast) {
-	lost := b.counts.batches[ReasonFull] + b.counts.batches[ReasonOld] + b.counts.batches[ReasonDisk]
-	switch {
-	case f.Trend != TrendFilling:
-		b.flow.lost = lost
-	case lost > b.flow.lost:
-		f.Trend = TrendFull
-		f.Left, f.Full = 0, b.Now()
-	}
-}
-
 // progress is how an uplink gets on.
 type progress struct {
 	lag   uint64
@@ -372,11 +361,9 @@ func (u *uplink) progress(at time.Duration, lag uint64) progress {
 	return progress{lag: lag, acks: float64(n) / max(took, time.Second).Seconds(), known: took >= minAckSpan}
 }
 
-// behind tells whether there is a backlog, rather than what is on its way
-// anyhow, where rate batches a second arrive.
-func (p *progress) behind(rate float64) bool {
-	return float64(p.lag) > max(behindBatches, rate*behindTime.Seconds())
-}
+// behind tells whether there is a backlog, rather than the batches that are
+// under way anyhow.
+func (p *progress) behind(underway float64) bool { return float64(p.lag) > underway }
 
 // drained returns when the backlog is gone; 0: it does not get less.
 func (p *progress) drained(rate float64) time.Duration {
@@ -429,6 +416,14 @@ func (o *outlook) forecast() Forecast {
 	return f
 }
 
+// underway is how many batches may wait for an uplink that keeps up: what
+// arrives in behindTime, or in a quarter of the time that the buffer holds. A
+// small one never has a backlog of behindTime: it gives it up.
+func (o *outlook) underway() float64 {
+	holds, _ := o.untilFull(float64(max(o.capacity, 0)), 1, 0)
+	return max(behindBatches, o.batches*min(behindTime, holds/4).Seconds())
+}
+
 // untilFull returns how long room suffices while part of what arrives stays
 // and the oldest batch is of that age, and what ends it.
 func (o *outlook) untilFull(room, part float64, age time.Duration) (time.Duration, Limit) {
@@ -448,9 +443,10 @@ func (o *outlook) untilFull(room, part float64, age time.Duration) (time.Duratio
 func (o *outlook) trend() (stays float64, t Trend, drained time.Duration) {
 	t = TrendEmpty
 	unsure, stands := false, false
+	underway := o.underway()
 	for i := range o.uplinks {
 		u := &o.uplinks[i]
-		if !u.behind(o.batches) {
+		if !u.behind(underway) {
 			continue
 		}
 		if !u.known {
