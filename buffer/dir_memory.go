@@ -86,14 +86,19 @@ func (m *leftMemory) lookInto(l *Look, uplinks map[string]*uplink, wall func(ord
 		st.Last = max(st.Last, r.Seq)
 		st.Readings += uint64(r.Readings)
 		st.Oldest, st.Newest = older(st.Oldest, arrived), max(st.Newest, arrived)
+		waits := false
 		for k := range l.Uplinks {
 			u := &l.Uplinks[k]
 			if len(uplinks[u.Name].uncovered(m.ord, r.Seq, r.Seq)) > 0 {
+				waits = true
 				u.Batches++
 				u.Oldest = older(u.Oldest, arrived)
 				l.Batches = max(l.Batches, u.Batches)
 				l.Oldest = older(l.Oldest, arrived)
 			}
+		}
+		if waits {
+			l.Memory.Only++
 		}
 	}
 }

@@ -71,6 +71,7 @@ type FileLook struct {
 type MemoryLook struct {
 	Stream    string            `json:"stream"`
 	Batches   int               `json:"batches"`
+	Only      uint64            `json:"only"` // of them, those that some uplink waits for and the disk does not have
 	Bytes     int64             `json:"bytes"`
 	Appended  uint64            `json:"appended"`             // batches in this run
 	Dropped   map[string]uint64 `json:"dropped,omitempty"`    // readings given up in this run, by reason
@@ -113,7 +114,7 @@ func (b *Buffer) Look() Look {
 		u.Connected, u.InFlight, u.Dropped = s.Connected, s.InFlight, s.Dropped
 	}
 	l.Memory = &MemoryLook{
-		Stream: stats.Stream, Batches: stats.TailBatches, Bytes: stats.TailBytes, Appended: stats.Appended,
+		Stream: stats.Stream, Batches: stats.TailBatches, Only: stats.MemoryOnly, Bytes: stats.TailBytes, Appended: stats.Appended,
 		Dropped: stats.Dropped, DiskError: stats.DiskError,
 	}
 	return l

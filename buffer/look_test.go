@@ -342,7 +342,7 @@ func TestBufferLook(t *testing.T) {
 		}
 	}
 	l := b.Look()
-	if !l.Live || l.Memory == nil || l.Memory.Batches != 100 || l.Batches != 2*damagedRecords+100 || len(l.Streams) != 2 || l.Uplinks[1].Batches != l.Batches {
+	if !l.Live || l.Memory == nil || l.Memory.Batches != 100 || l.Memory.Only != 100 || l.Batches != 2*damagedRecords+100 || len(l.Streams) != 2 || l.Uplinks[1].Batches != l.Batches {
 		t.Errorf("%+v", l)
 	}
 	r, err := b.Verify(t.Context(), nil)

@@ -1,7 +1,9 @@
 package buffer
 
 import (
+	"cmp"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -34,6 +36,8 @@ type Stats struct {
 	MaxBytes       int64             // what DiskBytes is bounded by
 	TailBatches    int               // batches in memory
 	TailBytes      int64             // memory they take
+	MaxTailBytes   int64             // what TailBytes is bounded by
+	MemoryOnly     uint64            // of Batches, those that are not on the disk: what a power cut would take now
 	Oldest         time.Time         // when the oldest batch that waits arrived; zero: none waits
 	DiskError      string            // why the disk takes nothing; "": it does
 	Trouble        Trouble           // what kind of fault that is
@@ -72,7 +76,7 @@ func (b *Buffer) Stats() Stats {
 	defer b.mu.Unlock()
 	s := Stats{
 		Stream: b.o.Stream, Appended: b.counts.appended, MaxBytes: b.o.MaxSize,
-		TailBatches: b.tail.n, TailBytes: b.tail.bytes, Dropped: maps.Clone(b.counts.dropped),
+		TailBatches: b.tail.n, TailBytes: b.tail.bytes, MaxTailBytes: b.o.TailBytes, MemoryOnly: b.memoryOnlyBatches(), Dropped: maps.Clone(b.counts.dropped),
 		Commits: b.counts.commits, Written: b.counts.written, Packed: b.counts.packed,
 		DroppedBatches: maps.Clone(b.counts.batches), Segments: len(b.segments), SetAside: len(b.counts.setAside),
 		Previous: b.previous, Uplinks: make(map[string]UplinkStats, len(b.uplinks)),
@@ -98,6 +102,27 @@ func (b *Buffer) Stats() Stats {
 	}
 	s.Forecast = b.forecast(&s)
 	return s
+}
+
+// memoryOnlyBatches counts what some uplink waits for and the disk does not
+// have; the lock is held.
+func (b *Buffer) memoryOnlyBatches() (n uint64) {
+	from, to := max(b.settled+1, b.tail.first), b.tail.next()-1
+	if from > to {
+		return 0
+	}
+	var parts [][2]uint64
+	for _, u := range b.uplinks {
+		parts = append(parts, u.uncovered(b.ord, from, to)...)
+	}
+	slices.SortFunc(parts, func(x, y [2]uint64) int { return cmp.Compare(x[0], y[0]) })
+	for _, p := range parts {
+		if p[1] >= from {
+			n += p[1] - max(p[0], from) + 1
+			from = p[1] + 1
+		}
+	}
+	return n
 }
 
 func (b *Buffer) uplinkStats(u *uplink) UplinkStats {

@@ -43,7 +43,7 @@ func TestBufferText(t *testing.T) {
 			{Name: "platform", Connected: true, InFlight: 3, Batches: 3, Oldest: before(20 * time.Millisecond), Acked: 1234564},
 		},
 		SetAside: []buffer.FileLook{{Name: "damaged-1-00000001-0000000000000001-01KA0000000000000000000001.seg", Bytes: 16 << 20}},
-		Memory:   &buffer.MemoryLook{Stream: "01KA0000000000000000000002", Batches: 812, Bytes: 600 << 10, Appended: 1134584, Dropped: map[string]uint64{"buffer_full": 1600}},
+		Memory:   &buffer.MemoryLook{Stream: "01KA0000000000000000000002", Batches: 812, Only: 12, Bytes: 600 << 10, Appended: 1134584, Dropped: map[string]uint64{"buffer_full": 1600}},
 	}}
 	full.Forecast = &console.Forecast{Known: true, Holds: 31 * 3600, HoldsLimit: "max_size", Trend: "filling", Left: 8 * 3600, Full: now.UnixMilli(), FullLimit: "max_size"}
 	golden(t, "testdata/buffer/stat-live.txt", full.text(now))
@@ -81,9 +81,18 @@ func TestBufferOutlook(t *testing.T) {
 		{console.Forecast{Trend: "unknown"}, "not known yet: that takes a minute of readings"},
 		{console.Forecast{Known: true, Trend: "empty", Holds: 1e9}, "an empty buffer holds an outage of more than a year at the present rate"},
 		{console.Forecast{Known: true, Trend: "filling", Holds: 5400}, "filling, but so slowly that no limit is near; an empty buffer holds an outage of 90 min at the present rate"},
+		{console.Forecast{Trend: "full", FullLimit: "max_size"}, "full: the oldest batches are being lost, because its files reach max_size (0 B)"},
+		{
+			console.Forecast{Known: true, Trend: "filling", Full: 1, Left: 0.4, FullLimit: "max_age", Holds: 0.4},
+			"full now, if it goes on like this: then the oldest readings reach max_age and the oldest batches are lost; an empty buffer holds an outage of less than a second at the present rate",
+		},
+		{
+			console.Forecast{Known: true, Trend: "filling", Full: 1, Left: 90, FullLimit: "max_age", Holds: 150},
+			"full at 2026-11-23 19:42 UTC, in 90 s, if it goes on like this: then the oldest readings reach max_age and the oldest batches are lost; an empty buffer holds an outage of 3 min at the present rate",
+		},
 		{
 			console.Forecast{Known: true, Trend: "full", FullLimit: "memory", Holds: 60, HoldsLimit: "memory"},
-			"full: the oldest batches are being lost, because the memory for readings is full, as the disk takes none; an empty buffer holds an outage of about a minute at the present rate, until the memory for readings is full, as the disk takes none",
+			"full: the oldest batches are being lost, because the memory for readings is full, as the disk takes none; an empty buffer holds an outage of 60 s at the present rate, until the memory for readings is full, as the disk takes none",
 		},
 		{
 			console.Forecast{Known: true, Trend: "draining", Drained: 7200, Holds: 864000, HoldsLimit: "max_age"},
@@ -402,7 +411,7 @@ func TestBufferLive(t *testing.T) {
 	config := configFor("200ms", map[string]string{"platform": broker.URL("mqtt"), "archive": "mqtt://" + mqtttest.FreeAddr(t)}, plc)
 	a := newAgent(t, strings.Replace(config, "buffer: {", "buffer: {path: "+deep+", ", 1))
 	dir := filepath.Join(filepath.Dir(a.config), deep)
-	mqtttest.WaitFor(t, "100 batches", func() bool { return strings.Count(heard.String(), "\n") > 100 })
+	mqtttest.WaitFor(t, "100 batches", func() bool { return strings.Count(heard.String(), `"seq":`) > 100 })
 
 	out, errOut, code := millrace(t, "buffer", "stat", dir)
 	if code != exitDone || !strings.Contains(out, "running") || !strings.Contains(out, "not connected") || strings.Contains(out, "not running") {

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -28,11 +29,7 @@ func (l *bufferLook) text(now time.Time) string {
 	}
 	fmt.Fprintf(w, "  on disk\t%s\n", l.diskText())
 	if m := l.Memory; m != nil {
-		left := ""
-		if !l.Live {
-			left = ", left by an agent that was killed; its next start saves it"
-		}
-		fmt.Fprintf(w, "  in memory\t%s, %s%s\n", amount(uint64(m.Batches), "batch", "batches"), sizeText(m.Bytes), left)
+		fmt.Fprintf(w, "  in memory\t%s\n", memoryText(m, l.Live))
 		if m.DiskError != "" {
 			fmt.Fprintf(w, "  DISK\t%s\n", m.DiskError)
 		}
@@ -60,6 +57,17 @@ func (l *bufferLook) diskText() string {
 	return text + ", " + amount(uint64(l.Segments), "file", "files") + " of batches"
 }
 
+// memoryText says what only the memory has.
+func memoryText(m *buffer.MemoryLook, live bool) string {
+	switch {
+	case !live:
+		return fmt.Sprintf("%s, %s, left by an agent that was killed; its next start saves them", amount(uint64(m.Batches), "batch", "batches"), sizeText(m.Bytes))
+	case m.Only == 0:
+		return "nothing that waits is only there"
+	}
+	return amount(m.Only, "batch is", "batches are") + " only there: a power cut now would take them"
+}
+
 func (l *bufferLook) waitingText(now time.Time) string {
 	switch {
 	case l.StateError != "":
@@ -75,7 +83,11 @@ func (l *bufferLook) waitingText(now time.Time) string {
 // outlookText is the buffer in time, as the page says it.
 func (l *bufferLook) outlookText(now time.Time) string {
 	f := l.Forecast
-	if !f.Known {
+	lost := "full: the oldest batches are being lost, because " + l.limitText(f.FullLimit)
+	switch {
+	case !f.Known && buffer.Trend(f.Trend) == buffer.TrendFull:
+		return lost
+	case !f.Known:
 		return "not known yet: that takes a minute of readings"
 	}
 	whole := "an empty buffer holds an outage of " + aboutText(f.Holds) + " at the present rate"
@@ -87,12 +99,12 @@ func (l *bufferLook) outlookText(now time.Time) string {
 		if f.Full == 0 {
 			return "filling, but so slowly that no limit is near; " + whole
 		}
-		return fmt.Sprintf("full at %s, in %s, if it goes on like this: then %s and the oldest batches are lost; %s",
-			minuteText(now, f.Left), aboutText(f.Left), l.limitText(f.FullLimit), whole)
+		return fmt.Sprintf("full %s, if it goes on like this: then %s and the oldest batches are lost; %s",
+			whenText(now, f.Left), l.limitText(f.FullLimit), whole)
 	case buffer.TrendFull:
-		return fmt.Sprintf("full: the oldest batches are being lost, because %s; %s", l.limitText(f.FullLimit), whole)
+		return lost + "; " + whole
 	case buffer.TrendDraining:
-		return fmt.Sprintf("empty at %s, in %s, if the uplinks go on like this; %s", minuteText(now, f.Drained), aboutText(f.Drained), whole)
+		return fmt.Sprintf("empty %s, if the uplinks go on like this; %s", whenText(now, f.Drained), whole)
 	case buffer.TrendStanding:
 		return "the backlog stands: the uplink takes as much as comes in, and no more; " + whole
 	case buffer.TrendUnknown, buffer.TrendEmpty:
@@ -116,25 +128,37 @@ func (l *bufferLook) limitText(limit string) string {
 	return ""
 }
 
-// aboutText is a forecast's time, no finer than it is worth.
+// aboutText is a forecast's time, no finer than it is worth. The page rounds
+// alike, halves up.
 func aboutText(seconds float64) string {
 	const minute, hour, day = 60, 3600, 86400
 	switch {
-	case seconds < 90:
-		return "about a minute"
+	case seconds < 1:
+		return "less than a second"
+	case seconds < 2*minute:
+		return fmt.Sprintf("%.0f s", math.Round(seconds))
 	case seconds < 2*hour:
-		return fmt.Sprintf("%.0f min", seconds/minute)
+		return fmt.Sprintf("%.0f min", math.Round(seconds/minute))
 	case seconds < 3*day:
-		return fmt.Sprintf("%.0f h", seconds/hour)
+		return fmt.Sprintf("%.0f h", math.Round(seconds/hour))
 	case seconds < 365*day:
-		return fmt.Sprintf("%.0f days", seconds/day)
+		return fmt.Sprintf("%.0f days", math.Round(seconds/day))
 	}
 	return "more than a year"
 }
 
-// minuteText is when that will be.
-func minuteText(now time.Time, seconds float64) string {
-	return now.Add(time.Duration(seconds * float64(time.Second))).UTC().Format("2006-01-02 15:04 UTC")
+// whenText is when that will be, to the minute or, when it is far away, to
+// ten.
+func whenText(now time.Time, seconds float64) string {
+	if seconds < 2 {
+		return "now"
+	}
+	step := time.Minute
+	if seconds >= 7200 {
+		step = 10 * time.Minute
+	}
+	at := now.Add(time.Duration(seconds * float64(time.Second))).Round(step)
+	return fmt.Sprintf("at %s, in %s", at.UTC().Format("2006-01-02 15:04 UTC"), aboutText(seconds))
 }
 
 func (l *bufferLook) uplinksText(b *strings.Builder, now time.Time) {

@@ -66,7 +66,7 @@ func (s *source) Status() console.Status {
 
 func bufferStatus(b *buffer.Stats, dir string) console.Buffer {
 	out := console.Buffer{
-		Batches: b.Batches, Bytes: b.DiskBytes, MaxBytes: b.MaxBytes, Memory: b.TailBytes,
+		Batches: b.Batches, Bytes: b.DiskBytes, MaxBytes: b.MaxBytes, Memory: b.TailBytes, MemoryOnly: b.MemoryOnly, MemoryMax: b.MaxTailBytes,
 		Error: diskWords(b.Trouble, dir, b.DiskError), Dropped: b.Dropped, DroppedBatches: b.DroppedBatches, Forecast: forecastStatus(&b.Forecast),
 	}
 	if !b.Oldest.IsZero() {

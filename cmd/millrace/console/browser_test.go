@@ -79,6 +79,9 @@ func TestPageInBrowser(t *testing.T) {
 			if over := evaluate[int](ctx, t, "document.documentElement.scrollWidth - window.innerWidth"); over > 0 {
 				t.Errorf("the page is %d pixels wider than the screen", over)
 			}
+			if size.name == "desk" {
+				holdColumns(ctx, t)
+			}
 			if evaluate[bool](ctx, t, "document.querySelector('main b') !== null") {
 				t.Error("text from a device became markup")
 			}
@@ -88,8 +91,45 @@ func TestPageInBrowser(t *testing.T) {
 				s.Buffer.Forecast = Forecast{Known: true, Rate: 1, Holds: 720, HoldsLimit: "memory", Trend: "filling", Left: 600, Full: 1, FullLimit: "memory"}
 			})
 			awaitText(ctx, t, "2 online", "The buffer cannot write: the disk is full: make room", "kept in memory only", "in 10 min", "the memory for readings is full")
+			if bar := warning(ctx, t); !strings.Contains(bar, "in memory only, which is full at ") || !strings.Contains(bar, ", in 10 min") {
+				t.Errorf("the bar does not say when the memory is full: %s", bar)
+			}
 			saveScreenshot(ctx, t, size.name+"-disk-full")
+			f.change(func(s *Status) { s.Buffer.Forecast = Forecast{Trend: "unknown"} })
+			awaitText(ctx, t, "not known yet")
+			if bar := warning(ctx, t); !strings.Contains(bar, "in memory only, up to 8.0 MiB: then the oldest are lost") {
+				t.Errorf("the bar does not say how much goes into memory: %s", bar)
+			}
+			f.change(func(s *Status) { s.Buffer.Forecast = Forecast{Trend: "full", Full: 1, FullLimit: "memory"} })
+			awaitText(ctx, t, "Full: the oldest readings are being lost")
+			if bar := warning(ctx, t); !strings.Contains(bar, "it is full: the oldest are being lost") {
+				t.Errorf("the bar does not say that readings are lost: %s", bar)
+			}
 		})
+	}
+}
+
+func warning(ctx context.Context, t *testing.T) string {
+	t.Helper()
+	return evaluate[string](ctx, t, "document.getElementById('warning').innerText")
+}
+
+// holdColumns: beside a value of hundreds of letters, units and short values
+// stand in one line, and addresses in two at most; the long value is cut, and
+// whole in its title.
+func holdColumns(ctx context.Context, t *testing.T) {
+	t.Helper()
+	for what, selector := range map[string]string{"unit": "td:nth-child(3)", "value": "td:nth-child(2):not(.long)", "address": "td:nth-child(6)"} {
+		script := "Math.max(...[...document.querySelectorAll('" + selector + "')].map((c) => { const r = document.createRange(); r.selectNodeContents(c); return new Set([...r.getClientRects()].map((b) => b.top)).size; }))"
+		if lines := evaluate[int](ctx, t, script); lines != 1 {
+			t.Errorf("a cell of the column %s has %d lines", what, lines)
+		}
+	}
+	if height := evaluate[float64](ctx, t, "document.querySelector('td.long').getBoundingClientRect().height"); height > 100 {
+		t.Errorf("a long value is %g pixels high", height)
+	}
+	if n := evaluate[int](ctx, t, "document.querySelector('td.long').title.length"); n != 275 {
+		t.Errorf("the title of a long value has %d letters of 275", n)
 	}
 }
 
@@ -131,6 +171,13 @@ func TestOutlookInBrowser(t *testing.T) {
 			Forecast{Known: true, Holds: 30 * day, HoldsLimit: "max_age", Trend: "filling", Left: 29 * day, Full: 1, FullLimit: "max_age"},
 			[]string{"Full at " + time.Now().Add(29*24*time.Hour).In(shanghai).Format("Mon"), "in 29 days", "the oldest readings reach max_age"},
 		},
+		{
+			"full soon",
+			Forecast{Known: true, Holds: 90, HoldsLimit: "max_size", Trend: "filling", Left: 44.6, Full: 1, FullLimit: "max_size"},
+			[]string{"Full at ", ", in 45 s, if it goes on like this", "holds an outage of 90 s at the present rate"},
+		},
+		{"full now", Forecast{Known: true, Holds: 0.3, Trend: "filling", Left: 0.3, Full: 1, FullLimit: "max_size"}, []string{"Full now, if it goes on like this", "an outage of less than a second"}},
+		{"full in the first minute", Forecast{Trend: "full", Full: 1, FullLimit: "max_size"}, []string{"Full: the oldest readings are being lost, because its files reach max_size"}},
 		{"slowly", Forecast{Known: true, Holds: 3650 * day, Trend: "filling"}, []string{"no limit is near"}},
 		{
 			"full",

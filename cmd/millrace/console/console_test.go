@@ -47,6 +47,7 @@ func (*fakeAgent) Values(device string) []Value {
 		{Name: "force", Address: "holding:2", Value: "1204.5", Unit: "kN", Quality: "good", Time: time.Now().UnixMilli(), Description: "at the <slide>"},
 		{Name: "油温", Address: "holding:5", Quality: "bad", Reason: "timeout", Time: time.Now().UnixMilli()},
 		{Name: "late", Address: "holding:9", Quality: "none"},
+		{Name: "log", Address: "holding:100", Value: strings.Repeat("q83vEjRWeJA", 25), Unit: "kN", Quality: "good", Time: time.Now().UnixMilli()},
 	}
 }
 
@@ -55,7 +56,7 @@ func plantStatus() Status {
 	return Status{
 		Gateway: "gw-press-01", Group: "plant-2", Version: "1.0.0", Commit: "abc", Go: "go1.26", Started: now - 3_600_000, Now: now,
 		Buffer: Buffer{
-			Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42}, DroppedBatches: map[string]uint64{"buffer_full": 2, "damaged": 7},
+			Batches: 12, Bytes: 3 << 20, MaxBytes: 1 << 30, Memory: 2048, MemoryOnly: 9, MemoryMax: 8 << 20, Oldest: now - 90_000, Dropped: map[string]uint64{"buffer_full": 42}, DroppedBatches: map[string]uint64{"buffer_full": 2, "damaged": 7},
 			Forecast: Forecast{Known: true, Rate: 9625, Holds: 111_600, HoldsLimit: "max_size", Trend: "filling", Left: 26_000, Full: now + 26_000_000, FullLimit: "max_size"},
 		},
 		Uplinks: []Uplink{
@@ -211,7 +212,7 @@ func TestEvents(t *testing.T) {
 		}
 		return e
 	}
-	if e := next(); e.Status.Devices[0].State != "online" || len(e.Values) != 3 || e.Device != "press-1" {
+	if e := next(); e.Status.Devices[0].State != "online" || len(e.Values) != 4 || e.Device != "press-1" {
 		t.Errorf("first event %+v", e)
 	}
 	f.change(func(s *Status) { s.Devices = s.Devices[1:] })

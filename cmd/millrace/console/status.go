@@ -32,20 +32,25 @@ type Buffer struct {
 	Batches  uint64            `json:"batches"` // not yet acknowledged by all uplinks
 	Bytes    int64             `json:"bytes"`   // on disk
 	MaxBytes int64             `json:"max_bytes"`
-	Memory   int64             `json:"memory_bytes"`
+	Memory   int64             `json:"memory_bytes"`      // what the newest take there, those on the disk included
 	Oldest   int64             `json:"oldest,omitempty"`  // when the oldest of them arrived
 	Error    string            `json:"error,omitempty"`   // why it cannot write, and what to do
 	Dropped  map[string]uint64 `json:"dropped,omitempty"` // readings given up, by reason
 	// DroppedBatches held them. Of a damaged file, the readings may not be
 	// known and the batches are.
 	DroppedBatches map[string]uint64 `json:"dropped_batches,omitempty"`
-	Forecast       Forecast          `json:"forecast"`
+	// MemoryOnly is how many of the batches are not on the disk: a power cut
+	// now would take them. MemoryMax bounds Memory.
+	MemoryOnly uint64   `json:"memory_only"`
+	MemoryMax  int64    `json:"memory_max_bytes"`
+	Forecast   Forecast `json:"forecast"`
 }
 
 // Forecast is the buffer in time: how long an outage it holds and where it is
 // going, if all goes on as in the last minutes.
 type Forecast struct {
-	// Known is false in the first minute of a run; then only Trend counts.
+	// Known is false in the first minute of a run; then only Trend counts,
+	// and what belongs to it while it is full.
 	Known bool `json:"known"`
 	// Rate is by how much the buffer grows while an uplink is away.
 	Rate float64 `json:"bytes_per_second"`

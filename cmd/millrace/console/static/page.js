@@ -53,12 +53,14 @@ const span = (ms) => {
 
 // about is a time to come: nobody needs its last digit.
 const about = (seconds) => {
-  if (seconds < 90) return 'about a minute';
+  if (seconds < 1) return 'less than a second';
+  if (seconds < 120) return Math.round(seconds) + ' s';
   if (seconds < 7200) return Math.round(seconds / 60) + ' min';
   if (seconds < 72 * 3600) return Math.round(seconds / 3600) + ' h';
   if (seconds < 365 * 86400) return Math.round(seconds / 86400) + ' days';
   return 'more than a year';
 };
+const within = (seconds) => seconds < 2 ? 'now' : 'in ' + about(seconds);
 // clockTime is when that will be, by the clock and in the zone of who looks:
 // the gateway's own may be wrong.
 const clockTime = (seconds) => {
@@ -85,7 +87,7 @@ function draw(s) {
   byId('version').textContent = 'Millrace ' + s.version + ', running for ' + span(s.now - s.started);
   const warnings = [];
   if (s.config.error) warnings.push('The changed configuration was refused, the old one is in force: ' + s.config.error);
-  if (s.buffer.error) warnings.push('The buffer cannot write: ' + s.buffer.error + '.\nNew readings are kept in memory only, and a power cut loses them.');
+  if (s.buffer.error) warnings.push('The buffer cannot write: ' + s.buffer.error + '.\n' + memoryOnly(s.buffer));
   byId('warning').hidden = warnings.length === 0;
   byId('warning').textContent = warnings.join('\n');
   drawUplinks(s);
@@ -98,15 +100,28 @@ function drawUplinks(s) {
     const card = el('div', 'card',
       el('div', 'row', el('strong', '', u.name), el('span', 'pill ' + (u.up ? 'good' : 'bad'), u.up ? 'connected' : 'not connected')),
       el('div', 'dim', u.broker + ' · for ' + span(s.now - u.since)),
-      el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting' + (u.drained_seconds ? ', all sent in ' + about(u.drained_seconds) : '')));
+      el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting' + (u.drained_seconds ? ', all sent ' + within(u.drained_seconds) : '')));
     if (!u.up && u.reason) card.append(el('p', 'reason', u.reason));
     return card;
   }));
 }
 
+// memoryOnly says what a disk that takes nothing means for the readings.
+function memoryOnly(b) {
+  const f = b.forecast;
+  const only = 'New readings are kept in memory only';
+  const cut = 'A power cut loses them.';
+  if (f.full_limit === 'memory' && f.trend === 'full') return only + ', and it is full: the oldest are being lost. ' + cut;
+  if (f.full_limit === 'memory' && f.trend === 'filling' && f.full) {
+    return only + ', which is full ' + (f.left_seconds < 2 ? 'now' : 'at ' + clockTime(f.left_seconds) + ', in ' + about(f.left_seconds)) + ', if it goes on like this: then the oldest are lost. ' + cut;
+  }
+  return only + ', up to ' + bytes(b.memory_max_bytes) + ': then the oldest are lost. ' + cut;
+}
+
 // outlook is the buffer in time: what an engineer asks of it.
 function outlook(b) {
   const f = b.forecast;
+  if (!f.known && f.trend === 'full') return ['bad', 'Full', ': the oldest readings are being lost, because ' + limits[f.full_limit](b) + '.'];
   if (!f.known) return ['off', '', 'How long an outage the buffer holds is not known yet: that takes a minute of readings.'];
   const until = limits[f.holds_limit];
   const holds = 'holds an outage of ' + about(f.holds_seconds) + ' at the present rate';
@@ -114,12 +129,12 @@ function outlook(b) {
   switch (f.trend) {
     case 'filling':
       if (!f.full) return ['warn', 'Filling', ', but so slowly that no limit is near.'];
-      return [f.left_seconds < 3600 ? 'bad' : 'warn', 'Full at ' + clockTime(f.left_seconds),
-        ', in ' + about(f.left_seconds) + ', if it goes on like this: then ' + limits[f.full_limit](b) + ' and the oldest readings are lost. An empty buffer ' + holds + '.'];
+      return [f.left_seconds < 3600 ? 'bad' : 'warn', f.left_seconds < 2 ? 'Full now' : 'Full at ' + clockTime(f.left_seconds),
+        (f.left_seconds < 2 ? '' : ', in ' + about(f.left_seconds)) + ', if it goes on like this: then ' + limits[f.full_limit](b) + ' and the oldest readings are lost. An empty buffer ' + holds + '.'];
     case 'full':
       return ['bad', 'Full', ': the oldest readings are being lost, because ' + limits[f.full_limit](b) + '. An empty buffer ' + holds + '.'];
     case 'draining':
-      return ['good', 'Empty in ' + about(f.drained_seconds), ', at ' + clockTime(f.drained_seconds) + ', if the uplinks go on like this. ' + whole];
+      return ['good', 'Empty ' + within(f.drained_seconds), ', at ' + clockTime(f.drained_seconds) + ', if the uplinks go on like this. ' + whole];
     case 'standing':
       return ['warn', 'The backlog stands', ': the uplink takes as much as comes in, and no more. ' + whole];
     case 'unknown':
@@ -135,7 +150,7 @@ function drawBuffer(s) {
   const facts = [
     ['Batches waiting', count(b.batches)],
     ['Age of the oldest', b.oldest ? span(s.now - b.oldest) : '–'],
-    ['In memory', bytes(b.memory_bytes)],
+    ['Only in memory', count(b.memory_only) + (b.memory_only === 1 ? ' batch' : ' batches')],
     ['On disk', bytes(b.bytes) + ' of ' + bytes(b.max_bytes)],
   ];
   for (const [reason, n] of Object.entries(b.dropped_batches || {})) {
@@ -193,12 +208,20 @@ function drawValues(id, values) {
   for (const v of values) {
     const name = el('td', '', v.name);
     if (v.description) name.title = v.description;
-    body.append(el('tr', '', name, el('td', 'num', v.value || '–'), el('td', 'dim', v.unit || ''),
+    body.append(el('tr', '', name, valueCell(v), el('td', 'dim unit', v.unit || ''),
       quality(v),
-      el('td', 'dim', v.time ? span(status.now - v.time) : '–'), el('td', 'dim wide', v.address)));
+      el('td', 'dim', v.time ? span(status.now - v.time) : '–'), el('td', 'dim wide address', v.address)));
   }
   table.append(body);
   card.lastChild.replaceChildren(table);
+}
+
+// valueCell shows the beginning of a long value; all of it is in its title.
+function valueCell(v) {
+  const long = v.value && v.value.length > 24;
+  const cell = el('td', long ? 'num long' : 'num', long ? el('div', '', v.value) : v.value || '–');
+  if (long) cell.title = v.value;
+  return cell;
 }
 
 function quality(v) {
