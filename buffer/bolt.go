@@ -95,7 +95,7 @@ func update(db *bolt.DB, fn func(tx *bolt.Tx) error) (written int64, err error) 
 			_ = tx.Rollback() // err says more
 			return err
 		}
-		if err := tx.Commit(); err != nil {
+		if err := commit(tx); err != nil {
 			return err
 		}
 		stats := tx.Stats()
@@ -103,6 +103,14 @@ func update(db *bolt.DB, fn func(tx *bolt.Tx) error) (written int64, err error) 
 		return nil
 	})
 	return written, err
+}
+
+// commit commits tx, behind the fence if its file has one.
+func commit(tx *bolt.Tx) error {
+	if f, ok := tx.DB().Logger().(*fence); ok {
+		return f.commit(tx)
+	}
+	return tx.Commit()
 }
 
 // inUse returns how many bytes of the file hold pages; the rest is room to

@@ -2,41 +2,12 @@ package buffer
 
 import (
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
 )
 
-// fullVar holds the directory for the half of TestFullDisk that runs on a
-// small disk of its own.
-const fullVar = "MILLRACE_BUFFER_FULL"
-
-// TestFullDisk runs itself again in a mount namespace, with a tmpfs of 1 MiB
-// as the buffer's disk.
-func TestFullDisk(t *testing.T) {
-	if dir := os.Getenv(fullVar); dir != "" {
-		if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
-			t.Fatal("mount a small disk:", err)
-		}
-		testFullDisk(t, dir)
-		return
-	}
-	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestFullDisk$", "-test.v")
-	cmd.Env = append(os.Environ(), fullVar+"="+t.TempDir())
-	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: syscall.CLONE_NEWNS}
-	if os.Getuid() != 0 {
-		cmd.SysProcAttr.Cloneflags |= syscall.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}}
-	} else {
-		cmd.SysProcAttr.Unshareflags = syscall.CLONE_NEWNS // and its mounts private
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("%v (it needs user namespaces, or root)\n%s", err, out)
-	}
-}
+// TestFullDisk fills a disk of 1 MiB.
+func TestFullDisk(t *testing.T) { onSmallDisk(t, "1m", testFullDisk) }
 
 // testFullDisk fills the disk while the uplink is away, goes on far beyond
 // what memory holds, and lets the uplink come back.

@@ -216,6 +216,7 @@ func fillSegment(path string, s *segment, l *load, segmentSize int64) (db *bolt.
 		// Nobody opens the file for writing again, so that nobody needs to
 		// know its free pages.
 		o.NoFreelistSync = true
+		o.Logger = &fence{}
 		db, err = bolt.Open(path, fileMode, o)
 		return err
 	})
