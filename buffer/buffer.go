@@ -115,6 +115,7 @@ type Buffer struct {
 	behindAge  time.Duration // behindAfter; the same
 
 	rescuing sync.Mutex // one salvage at a time
+	adopting sync.Mutex // uplinks stay the same while a late disk is taken over
 
 	mu       sync.Mutex
 	closed   bool
@@ -149,15 +150,10 @@ func Open(o Options) (*Buffer, error) {
 	if err := o.fill(); err != nil {
 		return nil, err
 	}
-	b := &Buffer{
-		o: o, log: o.Log, started: time.Now(), booted: sinceBoot(),
-		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
-		patience: ackPatience, historical: HistoricalAfter, behindAge: behindAfter,
-		tail: newTail(), uplinks: make(map[string]*uplink), ord: 1,
-		schemas: newSchemaCache(), clocks: newClocks(o.Boot, o.Stream),
-		counts: counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
-	}
-	if err := b.w.init(o.Stream); err != nil {
+	b := newBuffer(o)
+	b.started, b.booted = time.Now(), sinceBoot()
+	var err error
+	if b.w.enc, err = newChunkEncoder(o.Stream); err != nil {
 		return nil, err
 	}
 	if err := b.recover(); err != nil {
@@ -165,6 +161,19 @@ func Open(o Options) (*Buffer, error) {
 	}
 	b.writer.Go(b.run)
 	return b, nil
+}
+
+func newBuffer(o Options) *Buffer {
+	b := &Buffer{
+		o: o, log: o.Log,
+		done: make(chan struct{}), kick: make(chan struct{}, 1), stop: make(chan struct{}),
+		patience: ackPatience, historical: HistoricalAfter, behindAge: behindAfter,
+		tail: newTail(), uplinks: make(map[string]*uplink), ord: 1,
+		schemas: newSchemaCache(), clocks: newClocks(o.Boot, o.Stream),
+		counts: counts{dropped: make(map[string]uint64), batches: make(map[string]uint64)}, flow: newFlow(),
+	}
+	b.w.init()
+	return b
 }
 
 // clock is the monotonic time since the buffer was opened.
@@ -310,6 +319,8 @@ func (b *Buffer) visible() uint64 {
 // removed ones hold nothing back any more, and their Forward ends with
 // ErrUnknownUplink. The change is durable when SetUplinks returns nil.
 func (b *Buffer) SetUplinks(names []string) error {
+	b.adopting.Lock()
+	defer b.adopting.Unlock()
 	b.mu.Lock()
 	if b.closed {
 		b.mu.Unlock()

@@ -66,6 +66,8 @@ var (
 	errLost = errors.New("the connection was lost")
 	// errLate: there was no room for a live record while it was one.
 	errLate = errors.New("too late to be live")
+	// errStale: the uplink's place was moved.
+	errStale = errors.New("the buffer's disk is there now; what waits on it goes out first")
 )
 
 // Forward hands the records and gap notices of one uplink to p, in order (with
@@ -178,6 +180,7 @@ func (f *forwarder) session(ctx context.Context) error {
 	b.mu.Lock()
 	base := u.token // acknowledgements of earlier sessions mean nothing
 	u.rewind()
+	u.stale = false
 	b.mu.Unlock()
 	f.backlog.reset(0)
 	f.live.reset(0)
@@ -245,6 +248,8 @@ func (f *forwarder) pump(ctx context.Context) error {
 			err = nil
 		case stepGone:
 			return fmt.Errorf("%w %q: it was removed", ErrUnknownUplink, f.u.name)
+		case stepStale:
+			return errStale
 		case stepAgain:
 		}
 		if err != nil {
@@ -305,7 +310,10 @@ func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, left, errLate)
 		defer cancel()
 	}
-	token := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: live})
+	token, err := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: live})
+	if err != nil {
+		return err
+	}
 	if err := f.p.Send(ctx, token, r); err != nil {
 		f.b.recall(f.u, token)
 		if live && errors.Is(context.Cause(ctx), errLate) {
@@ -321,6 +329,10 @@ func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
 func (f *forwarder) sendGap(ctx context.Context, t turn) error {
 	f.b.mu.Lock()
 	u, g := f.u, t.gap
+	if u.stale {
+		f.b.mu.Unlock()
+		return errStale
+	}
 	l := u.backlogLane()
 	if t.live {
 		l = u.liveLane()
@@ -341,13 +353,16 @@ func (f *forwarder) sendGap(ctx context.Context, t turn) error {
 	return nil
 }
 
-func (b *Buffer) launch(u *uplink, f flight) uint64 {
+func (b *Buffer) launch(u *uplink, f flight) (token uint64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if u.stale {
+		return 0, errStale
+	}
 	if !f.live && u.paced() {
 		f.paced, f.sent = true, b.clock()
 	}
-	return u.launch(f)
+	return u.launch(f), nil
 }
 
 func (b *Buffer) recall(u *uplink, token uint64) {

@@ -25,6 +25,9 @@ func TestMain(m *testing.M) {
 	if spec := os.Getenv(recoverVar); spec != "" {
 		os.Exit(runRecovery(spec))
 	}
+	if spec := os.Getenv(faultVar); spec != "" {
+		os.Exit(runFault(spec))
+	}
 	if os.Getenv(sharedVar) != "" {
 		goleak.VerifyTestMain(m)
 		return

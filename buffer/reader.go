@@ -25,6 +25,7 @@ const (
 	stepOne                 // one record of the backlog's batch may go
 	stepAgain               // something was found out; ask again
 	stepGone                // the uplink was removed
+	stepStale               // the uplink's place was moved: the session has to begin anew
 )
 
 // turn is a step, and what goes with it.
@@ -61,6 +62,10 @@ type batch struct {
 // goes first.
 func (b *Buffer) next(u *uplink, backlog, live *batch) (turn, error) {
 	b.mu.Lock()
+	if u.stale {
+		b.mu.Unlock()
+		return turn{step: stepStale}, nil
+	}
 	if u.how == LiveFirst {
 		b.steer(u)
 	}
@@ -71,6 +76,10 @@ func (b *Buffer) next(u *uplink, backlog, live *batch) (turn, error) {
 			return t, err
 		}
 		b.mu.Lock() // whoever appends from here on wakes the forwarder
+		if u.stale {
+			b.mu.Unlock()
+			return turn{step: stepStale}, nil
+		}
 	}
 	if backlog.at < len(backlog.recs) && u.paced() && !u.removed {
 		defer b.mu.Unlock()
@@ -89,6 +98,9 @@ func (b *Buffer) next(u *uplink, backlog, live *batch) (turn, error) {
 	case t.step == stepWait && u.live:
 		b.mu.Lock()
 		defer b.mu.Unlock()
+		if u.stale {
+			return turn{step: stepStale}, nil
+		}
 		// What is not committed yet is not seen, and not passed.
 		if passed := !l.after.before(l.upTo) || l.upTo.seq == 0; passed && u.backlog == 0 {
 			u.join()

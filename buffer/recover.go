@@ -24,14 +24,17 @@ type asideFile struct {
 // recover prepares the directory and takes over what earlier runs left. It
 // fails only where going on would harm: another process is at work.
 func (b *Buffer) recover() error {
-	err := b.takeOver()
-	if err == nil || b.disk != nil {
-		return err
+	im, err := b.takeOver()
+	if err == nil {
+		b.startClock()
+		b.begin(im)
+		b.share()
+		return nil
 	}
 	if errors.Is(err, ErrInUse) || errors.Is(err, ErrStreamUsed) {
 		return err
 	}
-	b.diskErr = fmt.Errorf("the buffer works from memory alone: %w", err)
+	b.diskErr = memoryOnly(err)
 	b.log.Warn("the buffer's directory cannot be used; going on in memory", "dir", b.o.Dir, "err", err)
 	for _, name := range b.o.Uplinks {
 		b.uplinks[name] = newUplink(name, cursor{at: place{b.ord, 0}}, nil)
@@ -40,15 +43,19 @@ func (b *Buffer) recover() error {
 	return nil
 }
 
-// takeOver opens the directory. With an error and no b.disk, it is as if it
-// had not been called.
-func (b *Buffer) takeOver() error {
+// memoryOnly is why there is no disk.
+func memoryOnly(err error) error { return fmt.Errorf("the buffer works from memory alone: %w", err) }
+
+// takeOver opens the directory and takes over all that earlier runs left
+// there, and in memory. It returns what state.db said; begin has to follow.
+// With an error, it is as if it had not been called.
+func (b *Buffer) takeOver() (*stateImage, error) {
 	if err := makeDir(b.o.Dir); err != nil {
-		return err
+		return nil, err
 	}
 	lock, err := lockDir(b.o.Dir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	suspect := readMarker(b.o.Dir)
 	d := &disk{dir: b.o.Dir, lock: lock, files: newOpenFiles(b.o.Dir, b.clock)}
@@ -59,7 +66,7 @@ func (b *Buffer) takeOver() error {
 	}
 	if err != nil {
 		_ = d.close() // the first error says more
-		return err
+		return nil, err
 	}
 	b.w.values = im.values
 	old := b.findShared(im, segments)
@@ -76,19 +83,16 @@ func (b *Buffer) takeOver() error {
 	b.mu.Unlock()
 	if err := b.streamIsNew(im, segments); err != nil {
 		b.disk = nil
-		return errors.Join(err, d.close())
+		return nil, errors.Join(err, d.close())
 	}
-	b.w.begun = old != nil // its stream is the last one until all of it is safe
+	b.w.begun = true // the last stream is the last one until all of it is safe
 	b.examine(im, suspect)
 	if old != nil {
 		b.revive(old)
-		b.w.begun = false
 	}
+	b.w.begun = false
 	b.findPrevious(im, old)
-	b.startClock()
-	b.begin(im)
-	b.share()
-	return nil
+	return im, nil
 }
 
 // openState reads state.db and opens it. A damaged one is set aside, and what
@@ -365,44 +369,4 @@ func (b *Buffer) owesGap(ord uint64) bool {
 		}
 	}
 	return false
-}
-
-// adoptLater tries the directory again that could not be used at the start
-// (its disk was not mounted yet, say). It is taken only if it holds no
-// records: those would have to go out before the ones of this run. At the
-// next start they will.
-func (b *Buffer) adoptLater() time.Duration {
-	segments, err := filepath.Glob(filepath.Join(b.o.Dir, "*"+segmentSuffix))
-	if err != nil || len(segments) > 0 {
-		return adoptEvery
-	}
-	if _, err := os.Stat(filepath.Join(b.o.Dir, stateName)); err == nil {
-		return adoptEvery
-	}
-	if err := makeDir(b.o.Dir); err != nil {
-		return adoptEvery
-	}
-	lock, err := lockDir(b.o.Dir)
-	if err != nil {
-		return adoptEvery
-	}
-	d := &disk{dir: b.o.Dir, lock: lock, files: newOpenFiles(b.o.Dir, b.clock)}
-	if _, _, err := b.openState(d, ""); err != nil {
-		_ = d.close() // nothing was written under it
-		return adoptEvery
-	}
-	b.mu.Lock()
-	b.disk = d
-	for _, u := range b.uplinks {
-		u.cursorDirty = true
-		u.touchGaps()
-	}
-	b.mu.Unlock()
-	b.begin(&stateImage{})
-	if old := b.findShared(&stateImage{}, nil); old != nil {
-		_ = old.Close() // of a directory that was emptied
-	}
-	b.share()
-	b.diskSays(nil)
-	return 0
 }

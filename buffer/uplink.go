@@ -37,6 +37,7 @@ type uplink struct {
 	claimed   bool          // a Forward runs
 	connected bool
 	removed   bool
+	stale     bool   // its place was moved under the session: nothing may be handed over any more
 	ending    bool   // the forwarder waits for the last acknowledgements
 	dropped   uint64 // readings
 

@@ -55,13 +55,11 @@ type writerState struct {
 	values map[string][]byte // small values of others; the same
 }
 
-func (w *writerState) init(stream string) (err error) {
-	w.enc, err = newChunkEncoder(stream)
+func (w *writerState) init() {
 	w.load.schemas = make(map[uint64][]byte)
 	w.sealed = make(map[place]summary)
 	w.values = make(map[string][]byte)
 	w.lost = make(map[place]bool)
-	return err
 }
 
 // run is the writer goroutine: the only one that writes records.

@@ -102,6 +102,15 @@ func (h *History) Observe(mono, offset int64) (step int64) {
 	return step
 }
 
+// Follow takes all that a later history of the same boot has seen.
+func (h *History) Follow(later *History) {
+	for i := range later.epochs {
+		e := &later.epochs[i]
+		h.Observe(e.from, e.first)
+		h.Observe(e.until, e.last)
+	}
+}
+
 // Learn takes what a record tells of the clock at the time mono: its wall
 // time when it arrived minus mono when it was appended. It finds steps that
 // nobody wrote down, beyond the newest sample; small ones it does not.
