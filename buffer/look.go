@@ -28,6 +28,9 @@ type Look struct {
 	StateError string `json:"state_error,omitempty"`
 	// Unread names the segments of which it is not known what they hold.
 	Unread []string `json:"unread,omitempty"`
+	// Gone names the segments that state.db knows, that some uplink waits for,
+	// and that are not there.
+	Gone []string `json:"gone,omitempty"`
 	// Memory is what a running agent has beside its files, or what a killed
 	// one left in shared memory for its next start.
 	Memory *MemoryLook `json:"memory,omitempty"`
@@ -52,6 +55,9 @@ type UplinkLook struct {
 	Bytes   int64  `json:"bytes"`            // size of the files that hold some of them
 	Oldest  int64  `json:"oldest,omitempty"` // when the oldest of them arrived
 	Acked   uint64 `json:"acked"`            // acknowledged, over all runs
+	// Unknown says that more may wait than Batches: some of it stands in a
+	// file that cannot be read or is gone.
+	Unknown bool `json:"unknown,omitempty"`
 	// Gaps are the notices that it has still to get.
 	Gaps []Gap `json:"gaps,omitempty"`
 	// Of a running agent only:
@@ -82,6 +88,7 @@ type MemoryLook struct {
 func (d *Dir) Look() Look {
 	uplinks := d.uplinks()
 	l := lookAt(d.segments, uplinks, d.clocks.wall)
+	d.findUnknown(&l, uplinks)
 	if d.memory != nil {
 		d.memory.lookInto(&l, uplinks, d.clocks.wall)
 	}

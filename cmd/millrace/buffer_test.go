@@ -54,6 +54,17 @@ func TestBufferText(t *testing.T) {
 		Unread: []string{"00000001-0000000000000001-01KA0000000000000000000001.seg"},
 	}}
 	golden(t, "testdata/buffer/stat-lost.txt", lost.text(now))
+	unread := &bufferLook{Dir: "data/buffer", Gateway: "gw-1", Look: buffer.Look{
+		Bytes: 2 << 20, MaxBytes: 1 << 30, Segments: 1, Batches: 8, Oldest: before(time.Hour),
+		Unread:  []string{"00000001-0000000000000065-01KA0000000000000000000001.seg"},
+		Gone:    []string{"00000001-0000000000000001-01KA0000000000000000000001.seg"},
+		Uplinks: []buffer.UplinkLook{{Name: "archive", Batches: 8, Oldest: before(time.Hour), Unknown: true, Acked: 17}, {Name: "platform", Acked: 300}},
+	}}
+	golden(t, "testdata/buffer/stat-unread.txt", unread.text(now))
+	unread.Batches, unread.Gone = 0, nil
+	if got := unread.waitingText(now); got != "not known: 1 file cannot be read" {
+		t.Error(got)
+	}
 
 	good := &buffer.Report{Batches: 99, Readings: 990, Files: []buffer.FileReport{
 		{Name: "00000001-0000000000000001-01KA.seg", Kind: buffer.KindSegment, Bytes: 1 << 20, Stream: "01KA", First: 1, Last: 50, Batches: 50, Readings: 500},
@@ -283,6 +294,13 @@ func TestBufferDamaged(t *testing.T) {
 	}
 	if out, errOut, code = millrace(t, "buffer", "export", "--salvage", "--uplink", "platform", dir); code != exitDone || strings.Count(out, "\n") != 1000 {
 		t.Errorf("%d: %s", code, errOut)
+	}
+	if err := os.Remove(files[0]); err != nil {
+		t.Fatal(err)
+	}
+	out, errOut, code = millrace(t, "buffer", "stat", dir)
+	if code != exitDone || !strings.Contains(out, "not known: 1 file is gone") || !strings.Contains(out, filepath.Base(files[0])+" is gone") {
+		t.Errorf("%d: %s%s", code, out, errOut)
 	}
 }
 

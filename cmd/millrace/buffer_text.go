@@ -72,12 +72,33 @@ func (l *bufferLook) waitingText(now time.Time) string {
 	switch {
 	case l.StateError != "":
 		return "not known: " + l.StateError
+	case l.unknown() && l.Batches == 0:
+		return "not known: " + l.unknownText()
+	case l.unknown():
+		return fmt.Sprintf("not known: at least %s; %s", amount(l.Batches, "batch", "batches"), l.unknownText())
 	case len(l.Uplinks) == 0:
 		return "nothing: there is no uplink"
 	case l.Batches == 0:
 		return "nothing"
 	}
 	return amount(l.Batches, "batch", "batches") + ", the oldest from " + sinceText(l.Oldest, now)
+}
+
+// unknown tells whether more may wait for some uplink than was counted.
+func (l *bufferLook) unknown() bool {
+	return slices.ContainsFunc(l.Uplinks, func(u buffer.UplinkLook) bool { return u.Unknown })
+}
+
+// unknownText says why it is not known what waits.
+func (l *bufferLook) unknownText() string {
+	var why []string
+	if n := uint64(len(l.Unread)); n > 0 {
+		why = append(why, amount(n, "file", "files")+" cannot be read")
+	}
+	if n := uint64(len(l.Gone)); n > 0 {
+		why = append(why, amount(n, "file is", "files are")+" gone")
+	}
+	return strings.Join(why, ", ")
 }
 
 // outlookText is the buffer in time, as the page says it.
@@ -180,7 +201,11 @@ func (l *bufferLook) uplinksText(b *strings.Builder, now time.Time) {
 		if u.Oldest != 0 {
 			oldest = sinceText(u.Oldest, now)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, state, numberText(u.Batches), sizeText(u.Bytes), oldest, numberText(u.Acked))
+		waiting := numberText(u.Batches)
+		if u.Unknown {
+			waiting = "not known"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", u.Name, state, waiting, sizeText(u.Bytes), oldest, numberText(u.Acked))
 	}
 	flushText(w)
 }
@@ -195,6 +220,9 @@ func (l *bufferLook) streamsText(b *strings.Builder) {
 				momentText(s.Oldest), momentText(s.Newest), sizeText(s.Bytes))
 		}
 		flushText(w)
+	}
+	for _, name := range l.Gone {
+		fmt.Fprintf(b, "\n%s is gone: state.db knows it, and not all in it was delivered. Put it back before the next start, or the platform gets a gap notice.\n", name)
 	}
 	for _, name := range l.Unread {
 		fmt.Fprintf(b, "\n%s cannot be read. What is wrong with it: millrace buffer verify %s\n", name, l.Dir)
