@@ -1,6 +1,8 @@
 package buffer
 
 import (
+	"errors"
+	"os"
 	"slices"
 
 	"millrace/buffer/internal/clock"
@@ -30,7 +32,7 @@ func (d *Dir) readMemory(base string) {
 		return // there is none of this directory
 	}
 	defer s.Close() //nolint:errcheck // only read
-	if !isLast(s, d.state, d.segments) {
+	if !isLast(s, d.state, d.segments, d.stateErr != nil && !errors.Is(d.stateErr, os.ErrNotExist)) {
 		return
 	}
 	r := newRevival(s)

@@ -240,7 +240,7 @@ func (f *forwarder) pump(ctx context.Context) error {
 		case stepRecords:
 			err = f.sendBatch(ctx, t.live)
 		case stepOne:
-			err = f.send(ctx, &f.backlog, false)
+			err = f.send(ctx, &f.backlog, t)
 		case stepGap:
 			err = f.sendGap(ctx, t)
 		case stepWait:
@@ -289,18 +289,18 @@ func (f *forwarder) sendBatch(ctx context.Context, live bool) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		if err := f.send(ctx, bt, live); err != nil {
+		if err := f.send(ctx, bt, turn{live: live}); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// send sends the next record of the batch.
-func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
+// send sends the next record of the batch, as t says.
+func (f *forwarder) send(ctx context.Context, bt *batch, t turn) error {
 	r := bt.recs[bt.at]
 	plain := f.b.date(bt, &r)
-	if live {
+	if t.live {
 		left := f.b.timely(&r)
 		if left < 0 {
 			bt.reset(0) // the lane jumps
@@ -310,13 +310,13 @@ func (f *forwarder) send(ctx context.Context, bt *batch, live bool) error {
 		ctx, cancel = context.WithTimeoutCause(ctx, left, errLate)
 		defer cancel()
 	}
-	token, err := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: live})
+	token, err := f.b.launch(f.u, flight{at: place{bt.ord, r.Seq}, time: plain, readings: r.Readings, live: t.live, paced: t.paced})
 	if err != nil {
 		return err
 	}
 	if err := f.p.Send(ctx, token, r); err != nil {
 		f.b.recall(f.u, token)
-		if live && errors.Is(context.Cause(ctx), errLate) {
+		if t.live && errors.Is(context.Cause(ctx), errLate) {
 			bt.reset(0)
 			return nil
 		}
@@ -359,8 +359,8 @@ func (b *Buffer) launch(u *uplink, f flight) (token uint64, err error) {
 	if u.stale {
 		return 0, errStale
 	}
-	if !f.live && u.paced() {
-		f.paced, f.sent = true, b.clock()
+	if f.paced {
+		f.sent = b.clock()
 	}
 	return u.launch(f), nil
 }
@@ -379,6 +379,7 @@ func (b *Buffer) land(u *uplink, token uint64) {
 		return
 	}
 	b.sharePlace(u) // before what it acknowledged is gone
+	b.shareGaps()
 	b.release()
 	if len(u.flying()) == 0 && u.ending {
 		u.waiting = true

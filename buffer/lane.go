@@ -244,21 +244,21 @@ func (b *Buffer) behind(u *uplink, p place) bool {
 func (u *uplink) paced() bool { return u.pacer != nil && (u.live || u.bounded) }
 
 // pause returns, under the lock, how long the next record of the backlog's
-// batch has to wait.
-func (b *Buffer) pause(u *uplink, bt *batch) time.Duration {
+// batch has to wait, and whether the pacer is to count it.
+func (b *Buffer) pause(u *uplink, bt *batch) (wait time.Duration, paced bool) {
 	base, _ := b.clocks.of(bt.ord).Base()
 	age := b.Now().UnixMilli() - (bt.recs[bt.at].Time - bt.stepped[bt.at] + base)
 	if young := age <= b.historical.Milliseconds(); young && !u.live {
-		return 0 // it is no backlog
+		return 0, false // it is no backlog
 	} else if young {
 		// It may be overtaken when it is old enough. All of the backlog was
 		// there when the live lane began: soon after that time it is,
 		// whatever the wall clock says.
 		if wait := u.liveOpened + b.historical + b.historical/100 - b.clock(); wait > 0 {
-			return wait
+			return wait, true
 		}
 	}
-	return u.pacer.Ready(b.clock())
+	return u.pacer.Ready(b.clock()), true
 }
 
 // catchUp sets how a backlog goes out.

@@ -474,6 +474,53 @@ func TestCatchUpRate(t *testing.T) {
 	}
 }
 
+// TestCatchUpRateAfterHealth: what a bound did not bind while all was well does
+// not count against the backlog of a later outage.
+func TestCatchUpRateAfterHealth(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		rate              Rate
+		period, each, way time.Duration
+		quiet             time.Duration // of the field, before the outage
+		atMost            time.Duration // that the backlog of a minute takes
+	}{
+		"more than the rate":     {Rate{PerSecond: 10}, 50 * time.Millisecond, time.Millisecond, 20 * time.Millisecond, 0, 3 * time.Minute},
+		"always some on its way": {Rate{Share: 0.25}, 250 * time.Millisecond, time.Millisecond, 700 * time.Millisecond, 3 * time.Second, 3 * time.Minute},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				o := testOptions(t, tempDir(t))
+				o.CommitInterval = time.Second
+				b := openBuffer(t, o)
+				stopField := field(t, b, c.period)
+				l := &thinLink{each: c.each, way: c.way, window: 64}
+				stop := l.run(t, b, ForwardOptions{
+					CatchUp: LiveFirst, Window: 64, Rate: c.rate, MinBackoff: time.Minute, MaxBackoff: time.Minute,
+					Rand: func() float64 { return 1 },
+				})
+				<-time.After(20 * time.Minute)
+				stopField()
+				<-time.After(c.quiet)
+				stopField = field(t, b, c.period)
+				<-time.After(c.quiet)
+				l.cut()
+				<-time.After(61 * time.Second)
+				for start := time.Now(); b.Stats().Uplinks["a"].Lag > 20; {
+					if time.Since(start) > c.atMost {
+						t.Fatalf("%d wait still after %v", b.Stats().Uplinks["a"].Lag, c.atMost)
+					}
+					<-time.After(time.Second)
+				}
+				stopField()
+				<-time.After(3 * time.Second)
+				stop()
+				closeBuffer(t, b)
+			})
+		})
+	}
+}
+
 // TestCursorRow: what is acknowledged beyond the cursor survives a restart,
 // and no bytes make a row that makes no sense.
 func TestCursorRow(t *testing.T) {

@@ -30,10 +30,11 @@ const (
 
 // turn is a step, and what goes with it.
 type turn struct {
-	step step
-	gap  *pendingGap
-	live bool          // by the live lane
-	wait time.Duration // ask again after that; pace.Wait: when woken
+	step  step
+	gap   *pendingGap
+	live  bool          // by the live lane
+	paced bool          // the pacer counts it
+	wait  time.Duration // ask again after that; pace.Wait: when woken
 }
 
 // batch is what a forwarder copied out of the buffer. It belongs to one
@@ -83,9 +84,9 @@ func (b *Buffer) next(u *uplink, backlog, live *batch) (turn, error) {
 	}
 	if backlog.at < len(backlog.recs) && u.paced() && !u.removed {
 		defer b.mu.Unlock()
-		wait := b.pause(u, backlog)
+		wait, paced := b.pause(u, backlog)
 		if wait == 0 {
-			return turn{step: stepOne}, nil
+			return turn{step: stepOne, paced: paced}, nil
 		}
 		u.waiting, u.wantsAck = true, wait == pace.Wait
 		return turn{step: stepWait, wait: wait}, nil

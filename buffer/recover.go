@@ -69,7 +69,12 @@ func (b *Buffer) takeOver() (*stateImage, error) {
 		return nil, err
 	}
 	b.w.values = im.values
-	old := b.findShared(im, segments)
+	for _, s := range segments {
+		if im.streams[s.ord] == "" {
+			im.streams[s.ord] = s.stream // the row was lost; a notice has to name it
+		}
+	}
+	old := b.findShared(im, segments, rebuilt && b.keptState())
 	if old != nil {
 		defer old.Close() //nolint:errcheck // only read
 		old.correct(im)
@@ -93,6 +98,11 @@ func (b *Buffer) takeOver() (*stateImage, error) {
 	b.w.begun = false
 	b.findPrevious(im, old)
 	return im, nil
+}
+
+// keptState tells whether a damaged state.db was set aside.
+func (b *Buffer) keptState() bool {
+	return slices.ContainsFunc(b.counts.setAside, func(a asideFile) bool { return strings.HasSuffix(a.path, "-"+stateName) })
 }
 
 // openState reads state.db and opens it. A damaged one is set aside, and what

@@ -19,7 +19,8 @@ type revival struct {
 
 // findShared looks for what the last run left in shared memory, and removes
 // what is of no use. It returns nil if there is nothing.
-func (b *Buffer) findShared(im *stateImage, segments []*segment) *revival {
+// damaged says that what state.db held is lost.
+func (b *Buffer) findShared(im *stateImage, segments []*segment, damaged bool) *revival {
 	if b.o.SharedMemory == NoSharedMemory {
 		return nil
 	}
@@ -39,10 +40,12 @@ func (b *Buffer) findShared(im *stateImage, segments []*segment) *revival {
 		return nil
 	case err != nil:
 		b.log.Warn("the last run's shared memory cannot be read; what only memory held is lost", "err", err)
-	case isLast(s, im, segments):
+	case isLast(s, im, segments, damaged):
 		return newRevival(s)
 	default:
 		_ = s.Close() // it was only read
+		b.log.Warn("there is shared memory of another buffer that was in this directory; it is dropped",
+			"file", path, "stream", s.Stream, "batches", len(s.Records))
 	}
 	if err := shm.Remove(path); err != nil {
 		b.log.Warn("the last run's shared memory cannot be removed", "err", err)
@@ -52,8 +55,15 @@ func (b *Buffer) findShared(im *stateImage, segments []*segment) *revival {
 }
 
 // isLast tells whether what was found in shared memory is of the last stream
-// in the directory, rather than of a directory that has been replaced.
-func isLast(s *shm.Snapshot, im *stateImage, segments []*segment) bool {
+// in the directory, rather than of one that has been replaced: the file's name
+// is the directory's place on the disk, which a new one may get. The stream has
+// to be known there, unless a damaged state.db is why it is not.
+func isLast(s *shm.Snapshot, im *stateImage, segments []*segment, damaged bool) bool {
+	known := im.streams[s.Ordinal] == s.Stream ||
+		slices.ContainsFunc(segments, func(o *segment) bool { return o.stream == s.Stream })
+	if !known && !damaged {
+		return false
+	}
 	if !streamForm.MatchString(s.Stream) || nextOrdinal(im, segments) > s.Ordinal+1 {
 		return false
 	}

@@ -389,3 +389,47 @@ func TestLookAfterKill(t *testing.T) {
 		t.Errorf("%d came after the next start", len(items))
 	}
 }
+
+// TestReplacedDirectory: the shared memory of a killed agent is not taken for
+// that of a buffer that came into the same directory later, be it a new one or
+// another gateway's.
+func TestReplacedDirectory(t *testing.T) {
+	t.Parallel()
+	saved := testOptions(t, tempDir(t))
+	b := openBuffer(t, saved)
+	appendN(t, b, 100, 100)
+	closeBuffer(t, b)
+	for name, files := range map[string]string{"a new one": "", "another's": saved.Dir} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			o := testOptions(t, tempDir(t))
+			for run := range 3 {
+				o.Stream = newStream()
+				b := openBuffer(t, o)
+				appendN(t, b, 5, 100)
+				if run < 2 {
+					closeBuffer(t, b)
+				} else {
+					b.die(t)
+				}
+			}
+			old, err := filepath.Glob(filepath.Join(o.Dir, "*"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, f := range old {
+				if err := os.Remove(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want := 0
+			if files != "" {
+				copyDir(t, files, o.Dir)
+				want = 100
+			}
+			if items := takeAll(t, o); len(items) != want || want > 0 && items[0].stream != saved.Stream {
+				t.Errorf("%d items came of the other buffer, want %d", len(items), want)
+			}
+		})
+	}
+}

@@ -147,14 +147,14 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 	}
 	s.Lag += b.tail.next() - 1 - seq
 	for _, g := range u.gaps {
-		if g.ord == b.ord {
-			s.Lag -= min(s.Lag, g.To-g.From+1)
-		}
+		s.Lag -= min(s.Lag, b.counted(g.ord, g.From, g.To))
 	}
-	s.Lag -= min(s.Lag, b.overtakers(u))
-	switch flying := u.flying(); {
-	case len(flying) > 0 && flying[0].time != 0:
-		oldest = b.clocks.wall(flying[0].at.ord, flying[0].time)
+	for _, d := range u.done {
+		s.Lag -= min(s.Lag, b.counted(d.ord, d.from, d.to))
+	}
+	switch first := u.firstOfBacklog(); {
+	case first != nil && first.time != 0:
+		oldest = b.clocks.wall(first.at.ord, first.time)
 	case oldest != 0 || s.Lag == 0:
 	case b.tail.has(seq + 1):
 		oldest = b.arrived(seq + 1)
@@ -171,21 +171,15 @@ func (b *Buffer) uplinkStats(u *uplink) UplinkStats {
 	return s
 }
 
-// overtakers counts the records beyond u's cursor that it has acknowledged,
-// as far as they are counted as records that wait.
-func (b *Buffer) overtakers(u *uplink) (n uint64) {
-	for _, d := range u.done {
-		if d.to < d.from {
-			continue
-		}
-		if d.ord == b.ord {
-			n += d.to - d.from + 1
-			continue
-		}
-		for _, s := range b.segments {
-			if from, to := max(d.from, s.first), min(d.to, s.last); s.ord == d.ord && from <= to {
-				n += to - from + 1
-			}
+// counted returns how many of the records from..to, all beyond a cursor, the
+// counting of what waits for that uplink takes for ones that wait.
+func (b *Buffer) counted(ord, from, to uint64) (n uint64) {
+	if ord == b.ord {
+		return to - min(from-1, to)
+	}
+	for _, s := range b.segments {
+		if from, to := max(from, s.first), min(to, s.last); s.ord == ord && from <= to {
+			n += to - from + 1
 		}
 	}
 	return n

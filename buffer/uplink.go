@@ -123,6 +123,17 @@ func (u *uplink) rewind() {
 // flying returns what is on its way, oldest first.
 func (u *uplink) flying() []flight { return u.flights[u.flightAt:] }
 
+// firstOfBacklog returns the oldest item on its way that is not a live one;
+// nil if there is none.
+func (u *uplink) firstOfBacklog() *flight {
+	for i := range u.flying() {
+		if f := &u.flying()[i]; !f.live {
+			return f
+		}
+	}
+	return nil
+}
+
 // launch notes that an item is being handed over and returns its token.
 func (u *uplink) launch(f flight) uint64 {
 	if u.flightAt > 0 && len(u.flights) == cap(u.flights) {

@@ -22,6 +22,9 @@ const (
 	// burst is how long the backlog keeps the link busy at a stretch, where
 	// it has a share of it.
 	burst = 100 * time.Millisecond
+	// maxBusy bounds what one stretch counts for: a link that is slow to
+	// acknowledge is not busy all the time.
+	maxBusy = 10 * burst
 	// forgetAfter: the shortest way is measured anew, as links change: by a
 	// batch that goes alone. Any other would measure the queue, too, and the
 	// queue would grow with each new measurement.
@@ -70,6 +73,7 @@ func New(o Options) *Pacer {
 // goes beside the backlog.
 func (p *Pacer) Begin(adaptive bool) {
 	p.flying, p.shortest, p.adaptive = 0, 0, false
+	p.tokens, p.resting = 0, 0
 	p.max = p.o.Window
 	if adaptive {
 		p.Adapt()
@@ -139,7 +143,8 @@ func (p *Pacer) Recalled() { p.flying = max(p.flying-1, 0) }
 func (p *Pacer) Acked(sent, now time.Duration) {
 	p.flying = max(p.flying-1, 0)
 	if p.flying == 0 && p.o.Share > 0 && p.o.Share < 1 {
-		p.resting = now + time.Duration(float64(now-p.busy)*(1/p.o.Share-1))
+		busy := min(now-p.busy, maxBusy)
+		p.resting = now + time.Duration(float64(busy)*(1/p.o.Share-1))
 	}
 	if p.adaptive {
 		p.adapt(sent, now)
