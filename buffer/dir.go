@@ -182,20 +182,20 @@ func (d *Dir) readState() {
 	d.state, d.stateErr = loadState(d.path)
 	d.clocks.take(d.state)
 	if errors.Is(d.stateErr, os.ErrNotExist) {
-		d.stateErr = noState{}
+		d.stateErr = noStateError{}
 	}
 }
 
-// noState says that there is no state.db.
-type noState struct{}
+// noStateError says that there is no state.db.
+type noStateError struct{}
 
 // Error is for the error interface.
-func (noState) Error() string {
+func (noStateError) Error() string {
 	return "there is no " + stateName + ": what each uplink has acknowledged is not known"
 }
 
 // Unwrap is for errors.Is.
-func (noState) Unwrap() error { return os.ErrNotExist }
+func (noStateError) Unwrap() error { return os.ErrNotExist }
 
 // summarize learns what a segment holds: from state.db, or else from the
 // headers of its chunks. What cannot be read stays unknown.
