@@ -37,13 +37,19 @@ type ExportResult struct {
 	// Damaged is how many chunks (some consecutive records each) could not be
 	// read in files that otherwise could.
 	Damaged int `json:"damaged,omitempty"`
+	// Missing are the records that should be in the files and did not come,
+	// and that the uplink, or some uplink, still waits for, as far as that is
+	// known. What was announced as missing is not among them.
+	Missing []Lost `json:"missing,omitempty"`
 	// Gone is how many files went while they were to be read: what was in
 	// them was acknowledged, or given up.
 	Gone int `json:"gone,omitempty"`
 }
 
 // Whole tells whether all that was asked for was exported.
-func (r *ExportResult) Whole() bool { return len(r.Skipped) == 0 && r.Damaged == 0 }
+func (r *ExportResult) Whole() bool {
+	return len(r.Skipped) == 0 && r.Damaged == 0 && len(r.Missing) == 0
+}
 
 // FileFault says what is wrong with a file.
 type FileFault struct {
@@ -69,17 +75,35 @@ func (d *Dir) Export(ctx context.Context, o ExportOptions, put Put) (ExportResul
 		if err != nil {
 			return e.result, err
 		}
-		e.parts = u.uncovered
+		e.parts, e.wanted = u.uncovered, u.uncovered
+	} else {
+		e.wanted = union(d.wants())
 	}
 	e.lookup = func(id uint64) []byte { return d.findSchema(ctx, id) }
 	e.clock = func(ord uint64, file *content) *clock.History { return d.clocks.adopt(ord, file.boot, file.clock) }
-	groups := groupFiles(d.segments, d.asideIf(o.Salvage), func(s *segment) openSource { return openRaw(s.path) })
+	groups := groupFiles(d.segments, d.asideIf(o.Salvage), func(s *segment) openSource { return openRaw(s.path) }, (*segment).promised)
 	e.total = totalSize(groups)
 	err = e.run(groups, math.MaxUint64)
 	if err == nil && d.memory != nil {
 		err = d.memory.export(e)
 	}
-	return e.result, err
+	if d.stateErr == nil {
+		for _, p := range d.state.goneSegments(d.segments) {
+			e.miss(p.ord, d.state.streams[p.ord], p.seq, d.state.segments[p].last)
+		}
+	}
+	return e.end(), err
+}
+
+// wants returns what each uplink waits for; none: that is not known.
+func (d *Dir) wants() (all []wants) {
+	if d.stateErr != nil {
+		return nil
+	}
+	for _, u := range d.uplinks() {
+		all = append(all, u.uncovered)
+	}
+	return all
 }
 
 // findSchema looks for a schema in all files. A damaged file may have lost it
@@ -165,6 +189,7 @@ type fileGroup struct {
 	stream string
 	first  uint64
 	until  uint64 // what is beyond is in the next group
+	last   uint64 // up to here it should hold records; 0: not known
 	files  []groupFile
 }
 
@@ -175,8 +200,8 @@ type groupFile struct {
 }
 
 // groupFiles sorts segments, and those that were set aside, into groups, in
-// order.
-func groupFiles(segments, aside []*segment, open func(s *segment) openSource) []fileGroup {
+// order. last says up to where a segment should hold records; 0: not known.
+func groupFiles(segments, aside []*segment, open func(s *segment) openSource, last func(s *segment) uint64) []fileGroup {
 	var groups []fileGroup
 	add := func(s *segment, open openSource) {
 		file := groupFile{filepath.Base(s.path), s.size, open}
@@ -185,10 +210,10 @@ func groupFiles(segments, aside []*segment, open func(s *segment) openSource) []
 		})
 		if found {
 			groups[at].files = append(groups[at].files, file)
-			return
+			return // a copy that was set aside promises nothing
 		}
 		groups = slices.Insert(groups, at, fileGroup{
-			ord: s.ord, stream: s.stream, first: s.first, until: math.MaxUint64, files: []groupFile{file},
+			ord: s.ord, stream: s.stream, first: s.first, until: math.MaxUint64, last: last(s), files: []groupFile{file},
 		})
 	}
 	for _, s := range segments {
@@ -203,6 +228,15 @@ func groupFiles(segments, aside []*segment, open func(s *segment) openSource) []
 		}
 	}
 	return groups
+}
+
+// promised returns the seq up to which the segment holds records, as state.db
+// says; 0: it does not.
+func (s *segment) promised() uint64 {
+	if !s.sealed {
+		return 0
+	}
+	return s.last
 }
 
 func totalSize(groups []fileGroup) (total int64) {
@@ -225,7 +259,8 @@ type exporter struct {
 	ctx     context.Context //nolint:containedctx // an exporter lives as long as the call it was made for
 	o       ExportOptions
 	put     Put
-	parts   func(ord, from, to uint64) [][2]uint64 // what is wanted; nil: all
+	parts   wants // what is to be exported; nil: all
+	wanted  wants // what may not be missing
 	decoder *chunkDecoder
 	result  ExportResult
 	schemas map[uint64][]byte      // nil: nowhere to be found
@@ -253,6 +288,12 @@ func newExporter(ctx context.Context, o ExportOptions, put Put) (*exporter, erro
 		return nil, err
 	}
 	return &exporter{ctx: ctx, o: o, put: put, decoder: dec, schemas: make(map[uint64][]byte)}, nil
+}
+
+// end returns the result.
+func (e *exporter) end() ExportResult {
+	e.result.Missing = mergeLost(e.result.Missing)
+	return e.result
 }
 
 func (e *exporter) close() {
@@ -293,6 +334,7 @@ func (e *exporter) group(g *fileGroup) error {
 	if err := e.ctx.Err(); err != nil {
 		return err
 	}
+	gone := e.result.Gone
 	refs, err := e.index(g)
 	if err != nil {
 		return err
@@ -317,6 +359,7 @@ func (e *exporter) group(g *fileGroup) error {
 			e.tell(size * int64(i) / int64(len(refs)))
 		}
 	}
+	e.missAfter(g, e.result.Gone > gone)
 	e.opened = slices.DeleteFunc(e.opened, func(src chunkSource) bool {
 		needed := slices.ContainsFunc(e.carry, func(ref chunkRef) bool { return ref.from == src })
 		if !needed {
@@ -384,6 +427,7 @@ func (e *exporter) chunk(g *fileGroup, ref *chunkRef) error {
 	wanted := [][2]uint64{{from, to}}
 	if e.parts != nil {
 		if wanted = e.parts(g.ord, from, to); len(wanted) == 0 {
+			e.missBefore(g, &ref.head)
 			e.last = to
 			return nil
 		}
@@ -402,6 +446,7 @@ func (e *exporter) chunk(g *fileGroup, ref *chunkRef) error {
 		e.result.Damaged++ // its records may be in a copy
 		return nil         //nolint:nilerr // it is counted
 	}
+	e.missBefore(g, &ref.head)
 	e.last = to
 	base, set := e.dates.Base()
 	shift := base - stepped(e.dates, &ref.head)

@@ -44,6 +44,9 @@ func (b *Buffer) Export(ctx context.Context, o ExportOptions, put Put) (ExportRe
 			defer b.mu.Unlock()
 			return u.uncovered(ord, from, to)
 		}
+		e.wanted = e.parts
+	} else {
+		e.wanted = union(b.wants())
 	}
 	b.mu.Unlock()
 	if closed {
@@ -58,7 +61,20 @@ func (b *Buffer) Export(ctx context.Context, o ExportOptions, put Put) (ExportRe
 		return e.result, err
 	}
 	err = b.exportRun(e, end)
-	return e.result, err
+	return e.end(), err
+}
+
+// wants returns, under the lock, what each uplink waits for; it is asked
+// without.
+func (b *Buffer) wants() (all []wants) {
+	for _, u := range b.uplinks {
+		all = append(all, func(ord, from, to uint64) [][2]uint64 {
+			b.mu.Lock()
+			defer b.mu.Unlock()
+			return u.uncovered(ord, from, to)
+		})
+	}
+	return all
 }
 
 func (b *Buffer) ofThisRun(s *segment) bool { return s.ord == b.ord }
@@ -86,6 +102,11 @@ func (b *Buffer) groups(match func(s *segment) bool, salvage bool) []fileGroup {
 			return openRaw(s.path)
 		}
 		return b.openLive(s)
+	}, func(s *segment) uint64 {
+		if s.active {
+			return 0 // it grows
+		}
+		return s.last
 	})
 }
 
@@ -116,6 +137,7 @@ func (b *Buffer) exportRun(e *exporter, end uint64) error {
 			upTo = end // memory holds nothing at all
 		}
 		groups := b.groups(func(s *segment) bool { return b.ofThisRun(s) && s.last >= next && s.first <= upTo }, e.o.Salvage)
+		e.stream, e.last = b.o.Stream, next-1
 		if err := e.run(groups, upTo); err != nil {
 			return err
 		}

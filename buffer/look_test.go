@@ -184,10 +184,13 @@ func TestDirDamaged(t *testing.T) {
 				_ = d.Look()
 				r := d.mustVerify(t)
 				plain, res := d.mustExport(t, ExportOptions{})
-				saved, _ := d.mustExport(t, ExportOptions{Salvage: true})
-				lost := uint64(0)
-				for _, l := range r.Lost {
-					lost += l.To - l.From + 1
+				saved, salvaged := d.mustExport(t, ExportOptions{Salvage: true})
+				lost := batchesIn(r.Lost)
+				if n := batchesIn(salvaged.Missing); n != lost || lost > 0 && (salvaged.Whole() || res.Whole()) {
+					t.Errorf("a salvage says that %d are missing, verify %d: %+v; %+v; %+v", n, lost, salvaged, res, r.Lost)
+				}
+				if one := len(plain.seqs[streams[0]]) + len(plain.seqs[streams[1]]) + int(batchesIn(res.Missing)); one < 2*damagedRecords {
+					t.Errorf("%d came or are said to be missing, of %d", one, 2*damagedRecords)
 				}
 				all := 0
 				for _, s := range streams {
@@ -208,6 +211,98 @@ func TestDirDamaged(t *testing.T) {
 			}
 		})
 	}
+}
+
+func batchesIn(all []Lost) (n uint64) {
+	for _, l := range all {
+		n += l.To - l.From + 1
+	}
+	return n
+}
+
+// TestExportHoles: what is missing in the middle of a file and at its end is
+// said, where somebody waits for it, and only there.
+func TestExportHoles(t *testing.T) {
+	t.Parallel()
+	const n = 3 * damagedRecords
+	dir := tempDir(t)
+	o := testOptions(t, dir)
+	o.Uplinks, o.SegmentSize = []string{"a", "b"}, 1<<20
+	b := openBuffer(t, o)
+	for i := range uint64(n) {
+		data := payload(i+1, 400)
+		copy(data[8:], randomPayload(i, 400))
+		if _, err := b.Append(Record{Schema: 1, Readings: 2, Data: data}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	closeBuffer(t, b)
+	d := openDir(t, dir)
+	first := d.segments[0]
+	from, to := holeIn(t, first)
+	for _, o := range []ExportOptions{{Salvage: true}, {Salvage: true, Uplink: "a"}} {
+		x, res := d.mustExport(t, o)
+		if res.Whole() || len(res.Missing) != 1 || res.Missing[0] != (Lost{first.stream, from, to}) {
+			t.Errorf("%+v: missing are %+v, want %d to %d", o, res.Missing, from, to)
+		}
+		if got := len(x.seqs[first.stream]) + int(to-from+1); got != n {
+			t.Errorf("%d", got)
+		}
+	}
+	// A single file says of itself what is missing.
+	if _, res := openDir(t, first.path).mustExport(t, ExportOptions{Salvage: true}); len(res.Missing) != 1 {
+		t.Errorf("%+v", res.Missing)
+	}
+	// The agent announces them: then they are not missing any more.
+	book := &logBook{}
+	o.Stream, o.Log = testOptions(t, dir).Stream, book.logger()
+	b = openBuffer(t, o)
+	said := fmt.Sprintf("readable_readings=%d missing_batches=%d", 2*(n-(to-from+1)), to-from+1)
+	r := &receiver{hold: true}
+	stop := forward(t, b, "a", r)
+	waitFor(t, "all sent", func() bool { return r.total() > n-1-int(to-from) })
+	x := &exported{tb: t}
+	if res, err := b.Export(t.Context(), ExportOptions{Salvage: true}, x.put); err != nil || len(res.Missing) > 0 {
+		t.Errorf("%v: %+v", err, res)
+	}
+	if book.count(said) != 1 {
+		t.Errorf("the log does not say %q:\n%s", said, book.b.String())
+	}
+	r.cut()
+	stop()
+	closeBuffer(t, b)
+}
+
+// holeIn destroys a chunk in the middle of a segment and the file's meta
+// pages, and returns which records were in it.
+func holeIn(tb tester, s *segment) (from, to uint64) {
+	tb.Helper()
+	raw, err := openRawSegment(s)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if len(raw.chunks) < 3 {
+		tb.Fatalf("%d chunks", len(raw.chunks))
+	}
+	victim := raw.chunks[len(raw.chunks)/2]
+	if err := raw.file.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	injury{"", func(data []byte) []byte {
+		clear(data[:2*pageSize])
+		for at := 0; ; {
+			i := bytes.Index(data[at:], []byte(chunkMagic))
+			if i < 0 {
+				return data
+			}
+			at += i
+			if h, err := parseChunkHeader(data[at:]); err == nil && h.first == victim.head.first {
+				clear(data[at : at+chunkHeaderSize])
+			}
+			at++
+		}
+	}}.apply(tb, s.path)
+	return victim.head.first, victim.head.last()
 }
 
 // TestDirAfterRescue: damaged segments that the agent reads without bbolt are

@@ -2,10 +2,8 @@ package buffer
 
 import (
 	"cmp"
-	"maps"
 	"math"
 	"path/filepath"
-	"slices"
 )
 
 func comparePlaces(p, q place) int {
@@ -34,10 +32,8 @@ func (d *Dir) findUnknown(l *Look, uplinks map[string]*uplink) {
 		}
 		mark(s.ord, s.first, last)
 	}
-	for _, p := range slices.SortedFunc(maps.Keys(d.state.segments), comparePlaces) {
-		last := d.state.segments[p].last
-		there := slices.ContainsFunc(d.segments, func(s *segment) bool { return s.start() == p })
-		if !there && last >= p.seq && mark(p.ord, p.seq, last) {
+	for _, p := range d.state.goneSegments(d.segments) {
+		if last := d.state.segments[p].last; last >= p.seq && mark(p.ord, p.seq, last) {
 			l.Gone = append(l.Gone, filepath.Base(newSegment(d.path, p.ord, d.state.streams[p.ord], p.seq).path))
 		}
 	}

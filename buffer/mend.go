@@ -58,7 +58,7 @@ func (b *Buffer) regain(cause error) error {
 	_ = d.lock.Close() // it locks nothing any more
 	d.lock = lock
 	b.moveShared()
-	b.log.Warn("the buffer's directory was removed or replaced while the agent ran; it is in use again, and what it had lost is announced",
+	b.log.Warn("the buffer's directory was removed or replaced while the agent ran; it is in use again. What only the old one held is announced as missing",
 		"dir", d.dir, "cause", cause)
 	return nil
 }
@@ -259,7 +259,7 @@ func (b *Buffer) healState(cause error) error {
 		return fmt.Errorf("make state.db anew (%w): %w", cause, err)
 	}
 	b.disk.state.swap(next)
-	b.log.Warn("the buffer's state.db broke while the agent ran; it was made anew from memory, and nothing is lost", "dir", b.disk.dir, "cause", cause)
+	b.log.Warn("the buffer's state.db is damaged or gone; memory has all that it said, and a new one was made", "dir", b.disk.dir, "cause", cause)
 	return nil
 }
 

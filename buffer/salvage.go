@@ -70,7 +70,7 @@ func (b *Buffer) goOnRaw(s *segment, raw *rawSegment, expected uint64, cause err
 	b.disk.files.forget(s)
 	b.disk.files.adopt(next, segmentFile{s: next, raw: raw})
 	b.disk.files.release(next)
-	missing := uint64(0)
+	missing, readable := uint64(0), next.readings
 	b.mu.Lock()
 	if i := slices.Index(b.segments, s); i >= 0 {
 		b.segments[i] = next
@@ -83,7 +83,7 @@ func (b *Buffer) goOnRaw(s *segment, raw *rawSegment, expected uint64, cause err
 	}
 	b.mu.Unlock()
 	b.log.Warn("a buffer file is damaged; what is readable in it goes out, the rest is announced as missing",
-		"file", next.path, "cause", cause, "readable_readings", next.readings, "missing_batches", missing)
+		"file", next.path, "cause", cause, "readable_readings", readable, "missing_batches", missing)
 }
 
 // expectedLast returns the seq up to which the segment is answerable.

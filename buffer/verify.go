@@ -6,7 +6,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,10 +66,8 @@ func (d *Dir) Verify(ctx context.Context, progress func(done, total int64)) (*Re
 		return nil, err
 	}
 	defer v.decoder.close()
+	v.wanted = union(d.wants())
 	if d.stateErr == nil { // else it is not known what is wanted
-		for _, u := range d.uplinks() {
-			v.wants = append(v.wants, u.uncovered)
-		}
 		v.summaries(d.state)
 	}
 	files := v.plan(d.segments, d.aside, func(s *segment) verifyFile { return v.raw(s, KindSegment) })
@@ -117,13 +114,7 @@ func (b *Buffer) Verify(ctx context.Context, progress func(done, total int64)) (
 		s, _, _ := segmentOf(a.path)
 		aside = append(aside, asideSegment{a.path, a.size, s})
 	}
-	for _, u := range b.uplinks {
-		v.wants = append(v.wants, func(ord, from, to uint64) [][2]uint64 {
-			b.mu.Lock()
-			defer b.mu.Unlock()
-			return u.uncovered(ord, from, to)
-		})
-	}
+	v.wanted = union(b.wants())
 	b.mu.Unlock()
 	if d == nil {
 		return nil, fmt.Errorf("there are no files: the buffer works from memory alone: %s", b.Stats().DiskError)
@@ -164,7 +155,7 @@ type verifier struct {
 	progress func(done, total int64)
 	decoder  *chunkDecoder
 	report   *Report
-	wants    []func(ord, from, to uint64) [][2]uint64
+	wanted   wants
 	ends     map[place]uint64 // the seq up to which a segment is answerable
 
 	done, total int64
@@ -373,12 +364,8 @@ func (v *verifier) chunk(key, value []byte) {
 
 // follow notes a good chunk, and what is missing before it.
 func (v *verifier) follow(h *chunkHeader) {
-	switch {
-	case v.last > 0 && h.first > v.last+1 && h.prev > v.last:
-		v.lose(v.last+1, min(h.prev, h.first-1))
-	case v.last == 0 && h.prev >= v.first && h.first > v.first:
-		// What was in files that are gone is no business of this one's.
-		v.lose(v.first, min(h.prev, h.first-1))
+	if from, to, some := h.missing(v.last, v.first); some {
+		v.lose(from, to)
 	}
 	if h.last() > v.last { // else a copy: a commit that failed may be in its file all the same
 		v.count(h)
@@ -413,14 +400,7 @@ func (v *verifier) lose(from, to uint64) {
 	if v.file.Kind == KindSetAside || from > to {
 		return
 	}
-	parts := [][2]uint64{{from, to}}
-	if v.wants != nil {
-		parts = nil
-		for _, wants := range v.wants {
-			parts = append(parts, wants(v.ord, from, to)...)
-		}
-	}
-	for _, p := range merge(parts) {
+	for _, p := range v.wanted(v.ord, from, to) {
 		v.report.Lost = append(v.report.Lost, Lost{v.stream, p[0], p[1]})
 	}
 }
@@ -503,15 +483,7 @@ func mergeLost(all []Lost) []Lost {
 // missingFiles reports the segments that state.db knows of, that are gone,
 // and for which somebody waits.
 func (v *verifier) missingFiles(im *stateImage, segments []*segment) {
-	for _, p := range slices.SortedFunc(maps.Keys(im.segments), func(x, y place) int {
-		if x.before(y) {
-			return -1
-		}
-		return 1
-	}) {
-		if slices.ContainsFunc(segments, func(s *segment) bool { return s.start() == p }) {
-			continue
-		}
+	for _, p := range im.goneSegments(segments) {
 		v.ord, v.stream, v.file = p.ord, im.streams[p.ord], &FileReport{Kind: KindSegment}
 		v.lose(p.seq, im.segments[p].last)
 	}

@@ -227,7 +227,7 @@ func TestBufferCSV(t *testing.T) {
 	for i, row := range rows[1:] {
 		batch, n := &batches[i/11%2], i%11
 		r, tag := &batch.Readings[n], s.Tags[n]
-		want := []string{"S1", strconv.Itoa(i/11 + 1), strconv.Itoa(1795462800123 + i/11), row[3], "press, 1", tag.Name, row[6], "°C", row[8], row[9], row[10]}
+		want := []string{"S1", strconv.Itoa(i/11 + 1), strconv.FormatInt(1795462800123+int64(i/11), 10), row[3], "press, 1", tag.Name, row[6], "°C", row[8], row[9], row[10]}
 		if diff := cmp.Diff(want, row); diff != "" {
 			t.Fatalf("row %d: %s", i, diff)
 		}
@@ -294,6 +294,20 @@ func TestBufferDamaged(t *testing.T) {
 	}
 	if out, errOut, code = millrace(t, "buffer", "export", "--salvage", "--uplink", "platform", dir); code != exitDone || strings.Count(out, "\n") != 1000 {
 		t.Errorf("%d: %s", code, errOut)
+	}
+	// What cannot be saved is said, and so is what to do with the rest.
+	data, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files[0], bytes.ReplaceAll(data, []byte("MRCK"), []byte("????")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, errOut, code = millrace(t, "buffer", "export", "--salvage", dir)
+	lines := strings.Count(out, "\n")
+	want := fmt.Sprintf("MISSING: batches %d to 1000 of S1 should be there and did not come", lines+1)
+	if code != exitFailed || lines >= 1000 || !strings.Contains(errOut, want) {
+		t.Errorf("%d: %d lines, want %q: %s", code, lines, want, errOut)
 	}
 	if err := os.Remove(files[0]); err != nil {
 		t.Fatal(err)

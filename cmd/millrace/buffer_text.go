@@ -375,7 +375,7 @@ func fileText(f *buffer.FileReport) string {
 	case f.Kind == buffer.KindLeftOver:
 		return "left by a crash, of no use: the next start deletes it"
 	case f.Batches > 0:
-		text = fmt.Sprintf("batches %d to %d, %s", f.First, f.Last, amount(f.Readings, "reading", "readings"))
+		text = fmt.Sprintf("%s, %s", rangeText(f), amount(f.Readings, "reading", "readings"))
 	default:
 		text = "nothing readable"
 	}
@@ -392,6 +392,15 @@ func fileText(f *buffer.FileReport) string {
 		return "good, being written: " + text
 	}
 	return "good: " + text
+}
+
+// rangeText is which batches of a file are readable. There may be holes, also
+// good ones: what was acknowledged in time was never written.
+func rangeText(f *buffer.FileReport) string {
+	if all := f.Last - f.First + 1; f.Batches != all {
+		return fmt.Sprintf("%s of the batches %d to %d", numberText(f.Batches), f.First, f.Last)
+	}
+	return fmt.Sprintf("batches %d to %d", f.First, f.Last)
 }
 
 // verdict is the last word, and what to do next.

@@ -177,5 +177,16 @@ func (o *exportOutcome) problems() (lines []string) {
 	if o.Unknown > 0 {
 		lines = append(lines, amount(o.Unknown, "batch", "batches")+" could not be written: the names of the tags are lost, or the content makes no sense")
 	}
+	return append(lines, missingLines(o.Missing)...)
+}
+
+// missingLines says which batches should be in the files and did not come.
+func missingLines(all []buffer.Lost) (lines []string) {
+	for i, l := range all {
+		if i == maxShown && len(all) > maxShown+1 {
+			return append(lines, fmt.Sprintf("MISSING: … and in %d more places", len(all)-i))
+		}
+		lines = append(lines, fmt.Sprintf("MISSING: batches %d to %d of %s should be there and did not come", l.From, l.To, l.Stream))
+	}
 	return lines
 }
