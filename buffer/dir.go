@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 
 	"millrace/buffer/internal/clock"
 )
@@ -18,6 +19,8 @@ import (
 var (
 	// ErrNoBuffer: there is no buffer where one was looked for.
 	ErrNoBuffer = errors.New("no buffer is here")
+	// ErrPlaceUnknown: state.db does not say what an uplink has acknowledged.
+	ErrPlaceUnknown = errors.New("what waits for an uplink is not known")
 	// ErrVersion: another version of the program wrote the file.
 	ErrVersion = errors.New("written by another version of Millrace")
 )
@@ -57,6 +60,8 @@ func openDirOf(path, sharedMemory string) (*Dir, error) {
 	switch {
 	case errors.Is(err, os.ErrNotExist):
 		return nil, fmt.Errorf("%s: %w: there is nothing of that name", path, ErrNoBuffer)
+	case errors.Is(err, syscall.ENOTDIR):
+		return nil, fmt.Errorf("%s: %w: a part of that path is a file", path, ErrNoBuffer)
 	case err != nil:
 		return nil, err
 	case !info.IsDir():
@@ -86,7 +91,7 @@ func openOne(path string, size int64) (*Dir, error) {
 	d := &Dir{path: path, single: true, size: size, clocks: bareClocks(), state: newStateImage(), stateErr: errors.New("a single file says nothing of uplinks")}
 	s, aside, ok := segmentOf(path)
 	if !ok {
-		return nil, fmt.Errorf("%s: %w: a segment's name is ORDINAL-FIRST-STREAM.seg, as the agent gave it", path, ErrNoBuffer)
+		return nil, fmt.Errorf("%s: %w: this is a file, and none that holds batches", path, ErrNoBuffer)
 	}
 	if !aside {
 		if err := lockIsFree(filepath.Dir(path)); err != nil {

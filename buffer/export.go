@@ -129,7 +129,7 @@ func (d *Dir) uplink(name string) (*uplink, error) {
 		return u, nil
 	}
 	if d.stateErr != nil {
-		return nil, fmt.Errorf("what waits for uplink %s is not known: %w", name, d.stateErr)
+		return nil, fmt.Errorf("uplink %s: %w: %w", name, ErrPlaceUnknown, d.stateErr)
 	}
 	return nil, unknownUplink(name, all)
 }

@@ -77,6 +77,9 @@ func startAgent(cfg *configs.Config, log *slog.Logger, clock func() time.Time) (
 	if err != nil {
 		return nil, fmt.Errorf("opening the buffer: %w", err)
 	}
+	if s := a.buf.Stats(); s.Trouble != buffer.TroubleNone {
+		log.Warn("readings stay in memory", "because", diskWords(s.Trouble, cfg.Buffer.Path, s.DiskError))
+	}
 	a.coll = collector.New(collector.Options{
 		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock), Appender: (*appender)(a), State: a.setState, Log: log, Now: clock,
 	})

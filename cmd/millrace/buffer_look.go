@@ -19,8 +19,16 @@ type about struct {
 	MaxSize int64  `json:"max_size"`
 }
 
-// sayAbout keeps in the buffer whose it is.
+// sayAbout keeps in the buffer whose it is, and says if it was another
+// gateway's: the batches do not say which gateway read them.
 func (a *agent) sayAbout(cfg *configs.Config) {
+	var old about
+	if json.Unmarshal(a.buf.StateGet(aboutKey), &old) == nil && old.Gateway != "" && old.Gateway != cfg.Gateway.ID {
+		if n := a.buf.Stats().Batches; n > 0 {
+			a.log.Warn("the buffer is another gateway's, or gateway.id was changed: the batches that wait in it go out under the new name",
+				"was", old.Gateway, "now", cfg.Gateway.ID, "batches", n, "dir", cfg.Buffer.Path)
+		}
+	}
 	text, err := json.Marshal(about{cfg.Gateway.ID, cfg.Buffer.MaxSize})
 	if err == nil && string(text) != string(a.buf.StateGet(aboutKey)) {
 		err = a.buf.StatePut(aboutKey, text)

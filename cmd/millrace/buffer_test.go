@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"os"
@@ -323,6 +324,18 @@ func TestBufferUsage(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "buffer")
 	filled(t, dir, "S1", 1)
 	empty := t.TempDir()
+	file := filepath.Join(t.TempDir(), "note.txt")
+	if err := os.WriteFile(file, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	filled(t, filepath.Join(home, "data", "buffer"), "S1", 1)
+	broken := filepath.Join(t.TempDir(), "buffer")
+	filled(t, broken, "S1", 1)
+	if err := os.WriteFile(filepath.Join(broken, "state.db"), []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	into := t.TempDir()
 	tests := []struct {
 		name string
 		args []string
@@ -338,7 +351,17 @@ func TestBufferUsage(t *testing.T) {
 		{"empty", []string{"verify", empty}, exitUsage, "no buffer is here: it holds none of a buffer's files"},
 		{"format", []string{"export", dir, "--format", "xml"}, exitUsage, "it is ndjson or csv"},
 		{"uplink", []string{"export", dir, "--uplink", "x"}, exitUsage, "there is archive, platform"},
-		{"where to", []string{"export", dir, "--out", filepath.Join(empty, "x", "y")}, exitFailed, "no such file or directory"},
+		{"where to", []string{"export", dir, "--out", filepath.Join(empty, "x", "y")}, exitUsage, "there is no directory " + filepath.Join(empty, "x")},
+		{"missing, and an agent may be without a disk", []string{"stat", filepath.Join(empty, "x")}, exitUsage, "keeps its readings in memory"},
+		{"below a file", []string{"stat", filepath.Join(file, "buffer")}, exitUsage, "no buffer is here: a part of that path is a file"},
+		{"a file", []string{"stat", file}, exitUsage, "this is a file, and none that holds batches; name the buffer's directory"},
+		{"above it", []string{"stat", home}, exitUsage, "Did you mean " + filepath.Join(home, "data", "buffer")},
+		{"right above it", []string{"stat", filepath.Join(home, "data")}, exitUsage, "Did you mean " + filepath.Join(home, "data", "buffer")},
+		{"a name forgotten", []string{"export", "--uplink", dir}, exitUsage, "--uplink took " + dir + " for its value"},
+		{"other format", []string{"export", dir, "--out", filepath.Join(into, "x.xlsx")}, exitUsage, "not .xlsx: choose a name in .ndjson or .csv"},
+		{"compressed", []string{"export", dir, "--out", filepath.Join(into, "x.csv.gz")}, exitUsage, "not .gz"},
+		{"places lost", []string{"export", broken, "--uplink", "platform", "--out", filepath.Join(into, "x.csv")}, exitFailed, "leave out --uplink"},
+		{"unknown option", []string{"stat", dir, "--all"}, exitUsage, "there is no option --all"},
 		{"verb's help", []string{"export", "-h"}, exitDone, "-salvage"},
 	}
 	for _, tc := range tests {
@@ -347,6 +370,9 @@ func TestBufferUsage(t *testing.T) {
 			out, errOut, code := millrace(t, append([]string{"buffer"}, tc.args...)...)
 			if code != tc.code || !strings.Contains(out+errOut, tc.want) || (code == exitDone) != (errOut == "") {
 				t.Errorf("exit %d, want %d and %q:\n%s%s", code, tc.code, tc.want, out, errOut)
+			}
+			if left, err := os.ReadDir(into); err != nil || len(left) > 0 {
+				t.Errorf("left behind: %v %v", left, err)
 			}
 		})
 	}
@@ -543,4 +569,83 @@ func TestBufferAbandoned(t *testing.T) {
 	mqtttest.WaitFor(t, "the PLC to be read on", func() bool { return plc.count.Load() > before+50 })
 	a.stop() // while it waits for the client
 	leave()
+}
+
+// TestBufferSocketAgain: a socket that somebody removed, and one whose
+// directory was replaced, are made again, and the socket of another agent is
+// left alone.
+func TestBufferSocketAgain(t *testing.T) {
+	t.Parallel()
+	plc := newCounterPLC(t)
+	a := newAgent(t, configFor("100ms", map[string]string{"platform": "mqtt://" + mqtttest.FreeAddr(t)}, plc))
+	dir := filepath.Join(filepath.Dir(a.config), "data", "buffer")
+	running := func(what string) {
+		t.Helper()
+		mqtttest.WaitFor(t, what, func() bool {
+			out, _, code := millrace(t, "buffer", "stat", dir)
+			return code == exitDone && strings.Contains(out, "agent      running")
+		})
+	}
+	running("the agent's answer")
+	if err := os.Remove(filepath.Join(dir, socketName)); err != nil {
+		t.Fatal(err)
+	}
+	running("the answer at a new socket")
+	files, err := filepath.Glob(filepath.Join(dir, "*.seg"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	if _, errOut, code := millrace(t, "buffer", "verify", files[0]); code != exitFailed || !strings.Contains(errOut, "an agent is using this file: name its directory instead, "+dir) {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	if err := os.Rename(dir, dir+".under"); err != nil {
+		t.Fatal(err)
+	}
+	running("the answer in a new directory")
+	if strings.Contains(a.output.String(), "nothing is lost") {
+		t.Errorf("the log promises too much:\n%s", a.output.String())
+	}
+	l, err := listenLocal(t.Context(), dir)
+	if !errors.Is(err, errSocketUsed) {
+		t.Errorf("took the socket of another agent: %v %v", l, err)
+	}
+	a.stop()
+	if _, err := os.Stat(filepath.Join(dir, socketName)); err == nil {
+		t.Error("the socket is left after a clean stop")
+	}
+}
+
+// TestSocketReason: the log says why there is no socket, and not the name
+// that was tried.
+func TestSocketReason(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "none")
+	_, err := listenLocal(t.Context(), dir)
+	if got := fmt.Sprint(socketReason(err)); got != "no such file or directory" {
+		t.Errorf("%q of %v", got, err)
+	}
+}
+
+// TestOtherGateway: a buffer that another gateway left goes out under the new
+// name, and the log says so.
+func TestOtherGateway(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "buffer")
+	filled(t, dir, "S1", 12) // of gw-1
+	plc := newCounterPLC(t)
+	config := configFor("1s", map[string]string{"platform": "mqtt://" + mqtttest.FreeAddr(t)}, plc)
+	config = strings.Replace(config, "buffer: {", "buffer: {path: "+dir+", ", 1)
+	const says = "the buffer is another gateway's"
+	for _, c := range []struct {
+		id   string
+		want int
+	}{{"gw-1", 0}, {"gw-2", 1}, {"gw-2", 0}} {
+		a := newAgent(t, strings.Replace(config, "id: gw-1", "id: "+c.id, 1))
+		mqtttest.WaitFor(t, "the agent", func() bool { return strings.Contains(a.output.String(), "millrace runs") })
+		a.stop()
+		log := a.output.String()
+		if got := strings.Count(log, says); got != c.want || c.want > 0 && !strings.Contains(log, "was=gw-1 now=gw-2 batches=") {
+			t.Errorf("%s: %d times, want %d:\n%s", c.id, got, c.want, log)
+		}
+	}
 }

@@ -62,12 +62,22 @@ func parseDir(t terminal, fs *flag.FlagSet, args []string) (dir string, code int
 		return "", code, false
 	}
 	if fs.NArg() == 0 {
-		t.errorf("millrace %s: say which buffer: millrace %s DIR (what buffer.path names in the configuration)\n", fs.Name(), fs.Name())
+		t.errorf("millrace %s: say which buffer: millrace %s DIR (what buffer.path names in the configuration)%s\n", fs.Name(), fs.Name(), swallowed(fs))
 		return "", exitUsage, false
 	}
 	dir = fs.Arg(0)
 	code, ok = parse(t, fs, fs.Args()[1:])
 	return dir, code, ok
+}
+
+// swallowed says which option may have taken the directory for its value.
+func swallowed(fs *flag.FlagSet) (text string) {
+	fs.Visit(func(f *flag.Flag) {
+		if info, err := os.Stat(f.Value.String()); err == nil && info.IsDir() {
+			text = fmt.Sprintf(". --%s took %s for its value: does that have none?", f.Name, f.Value)
+		}
+	})
+	return text
 }
 
 func bufferStat(ctx context.Context, t terminal, args []string) int {
@@ -89,15 +99,11 @@ func bufferStat(ctx context.Context, t terminal, args []string) int {
 }
 
 func statBuffer(ctx context.Context, dir string) (*bufferLook, error) {
-	res, err := askAgent(ctx, dir, "/buffer/stat", nil)
-	if err != nil {
+	res, d, err := agentOrFiles(ctx, dir, "/buffer/stat", nil)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if res == nil {
-		d, err := openStopped(dir)
-		if err != nil {
-			return nil, err
-		}
+	case d != nil:
 		return lookIntoDir(dir, d), nil
 	}
 	defer res.Body.Close()
@@ -135,15 +141,11 @@ func bufferVerify(ctx context.Context, t terminal, args []string) int {
 }
 
 func verifyBuffer(ctx context.Context, dir string, progress func(done, total int64)) (*buffer.Report, error) {
-	res, err := askAgent(ctx, dir, "/buffer/verify", nil)
-	if err != nil {
+	res, d, err := agentOrFiles(ctx, dir, "/buffer/verify", nil)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if res == nil {
-		d, err := openStopped(dir)
-		if err != nil {
-			return nil, err
-		}
+	case d != nil:
 		return d.Verify(ctx, progress)
 	}
 	defer res.Body.Close()
@@ -200,9 +202,9 @@ batch, as it goes to the platform. CSV: each line is a reading.`)
 // check completes the request, or says what is wrong with it.
 func (r *exportRequest) check() error {
 	if r.format == "" {
-		r.format = formatNDJSON
-		if strings.EqualFold(filepath.Ext(r.out), ".csv") {
-			r.format = formatCSV
+		var err error
+		if r.format, err = formatOf(r.out); err != nil {
+			return err
 		}
 	}
 	if r.format != formatNDJSON && r.format != formatCSV {
@@ -215,11 +217,26 @@ func (r *exportRequest) check() error {
 		return fmt.Errorf("%s is there already: choose another name, or --force", r.out)
 	}
 	into, err1 := os.Stat(filepath.Dir(r.out))
+	if err1 != nil || !into.IsDir() {
+		return fmt.Errorf("--out %s: there is no directory %s", r.out, filepath.Dir(r.out))
+	}
 	dir, err2 := os.Stat(r.dir)
-	if err1 == nil && err2 == nil && os.SameFile(into, dir) {
+	if err2 == nil && os.SameFile(into, dir) {
 		return errors.New("--out is in the buffer itself: choose a place outside of it")
 	}
 	return nil
+}
+
+// formatOf is the format that the name of a file asks for.
+func formatOf(name string) (string, error) {
+	switch ext := strings.ToLower(filepath.Ext(name)); ext {
+	case ".csv":
+		return formatCSV, nil
+	case "", ".ndjson", ".jsonl", ".json", ".txt":
+		return formatNDJSON, nil
+	default:
+		return "", fmt.Errorf("an export is NDJSON or CSV, and not %s: choose a name in .ndjson or .csv, or say which with --format", ext)
+	}
 }
 
 // partSuffix is of the file that is being written; it gets its name when it
@@ -237,7 +254,7 @@ func (r *exportRequest) run(ctx context.Context, t terminal, p *progress) (*expo
 	out, err := r.write(ctx, f, p)
 	if err != nil || out.Error != "" {
 		_ = f.Close()
-		if info, serr := os.Stat(f.Name()); serr == nil && info.Size() == 0 {
+		if out == nil || out.Records == 0 { // a header at the most
 			_ = os.Remove(f.Name())
 		} else {
 			t.errorf("What was written so far is in %s.\n", f.Name())
@@ -253,17 +270,13 @@ func (r *exportRequest) run(ctx context.Context, t terminal, p *progress) (*expo
 // write exports to w.
 func (r *exportRequest) write(ctx context.Context, w io.Writer, p *progress) (*exportOutcome, error) {
 	q := url.Values{"format": {r.format}, "uplink": {r.uplink}, "salvage": {strconv.FormatBool(r.salvage)}}
-	res, err := askAgent(ctx, r.dir, "/buffer/export", q)
-	if err != nil {
+	res, d, err := agentOrFiles(ctx, r.dir, "/buffer/export", q)
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if res != nil {
+	case res != nil:
 		defer res.Body.Close()
 		return copyExport(ctx, w, res, p)
-	}
-	d, err := openStopped(r.dir)
-	if err != nil {
-		return nil, err
 	}
 	o := buffer.ExportOptions{Uplink: r.uplink, Salvage: r.salvage, Progress: p.bytes}
 	var failed error
@@ -272,8 +285,11 @@ func (r *exportRequest) write(ctx context.Context, w io.Writer, p *progress) (*e
 		res, failed = d.Export(ctx, o, put)
 		return res, failed
 	})
-	if errors.Is(failed, buffer.ErrUnknownUplink) {
+	switch {
+	case errors.Is(failed, buffer.ErrUnknownUplink):
 		return nil, failed
+	case errors.Is(failed, buffer.ErrPlaceUnknown):
+		return nil, fmt.Errorf("%w; leave out --uplink to get all that is readable", failed)
 	}
 	return &out, nil
 }
@@ -391,14 +407,42 @@ func askAgent(ctx context.Context, dir, path string, query url.Values) (*http.Re
 	return nil, err
 }
 
+// agentOrFiles asks the agent that uses dir; where there is none, it opens the
+// files instead. Without an error, one of the two is not nil.
+func agentOrFiles(ctx context.Context, dir, path string, query url.Values) (res *http.Response, d *buffer.Dir, err error) {
+	if res, err = askAgent(ctx, dir, path, query); err == nil && res == nil {
+		d, err = openStopped(dir)
+	}
+	return res, d, err
+}
+
 // openStopped opens the files of a stopped agent.
 func openStopped(dir string) (*buffer.Dir, error) {
 	d, err := buffer.OpenDir(dir)
-	if errors.Is(err, buffer.ErrInUse) {
-		return nil, fmt.Errorf("%w, which does not answer at its socket %s. It may be of an older version, or in the middle of its start or end: try again, or stop it",
+	info, serr := os.Stat(dir)
+	isFile := serr == nil && !info.IsDir()
+	switch {
+	case errors.Is(err, buffer.ErrInUse) && isFile:
+		return nil, fmt.Errorf("an agent is using this file: name its directory instead, %s", filepath.Dir(dir))
+	case errors.Is(err, buffer.ErrInUse):
+		return nil, fmt.Errorf("%w, which does not answer at its socket %s. It may be in the middle of its start or end, or of an older version: try again, or stop it",
 			err, filepath.Join(dir, socketName))
+	case errors.Is(err, buffer.ErrNoBuffer) && isFile:
+		return nil, fmt.Errorf("%w; name the buffer's directory, what buffer.path says in the configuration", err)
+	case errors.Is(err, buffer.ErrNoBuffer):
+		return nil, fmt.Errorf("%w. %s", err, bufferElsewhere(dir))
 	}
 	return d, err
+}
+
+// bufferElsewhere says where a buffer may be that is not in dir.
+func bufferElsewhere(dir string) string {
+	for _, below := range []string{"data/buffer", "buffer"} {
+		if _, err := os.Stat(filepath.Join(dir, below, "state.db")); err == nil {
+			return "Did you mean " + filepath.Join(dir, below) + "?"
+		}
+	}
+	return "Name what buffer.path says in the configuration. An agent that cannot write there keeps its readings in memory: its page and /readyz say so"
 }
 
 // wrongUsageError is one of the person who typed the command.

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"time"
 
 	"millrace/buffer"
@@ -25,7 +26,7 @@ const (
 	socketName    = "agent.sock"
 	socketTmpName = "agent.sock.tmp" // a start clears away what ends so
 	socketMode    = 0o600
-	socketRetry   = 10 * time.Second // after the directory did not take the socket
+	socketCheck   = 3 * time.Second // how often it is looked whether it is there still
 	progressEvery = 250 * time.Millisecond
 	headerTimeout = 5 * time.Second
 )
@@ -64,9 +65,16 @@ func dialLocal(ctx context.Context, dir string) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", path)
 }
 
-// listenLocal makes the socket. One that a killed agent left is replaced: the
-// buffer's lock says that no other agent uses the directory.
-func listenLocal(ctx context.Context, dir string) (net.Listener, error) {
+// errSocketUsed: another agent answers at the socket.
+var errSocketUsed = errors.New("another agent uses the directory")
+
+// listenLocal makes the socket. One that a killed agent left is replaced; one
+// at which another agent answers is not: its disk was mounted here.
+func listenLocal(ctx context.Context, dir string) (*localSocket, error) {
+	if conn, err := dialLocal(ctx, dir); err == nil {
+		_ = conn.Close()
+		return nil, errSocketUsed
+	}
 	handle, path, err := socketPath(dir, socketTmpName)
 	if err != nil {
 		return nil, err
@@ -83,8 +91,12 @@ func listenLocal(ctx context.Context, dir string) (net.Listener, error) {
 	if u, ok := l.(*net.UnixListener); ok {
 		u.SetUnlinkOnClose(false) // its name is another by then
 	}
+	s := &localSocket{Listener: l, path: filepath.Join(dir, socketName)}
 	// It gets its name when nobody else can open it any more.
 	err = os.Chmod(path, socketMode)
+	if err == nil {
+		s.info, err = os.Lstat(path)
+	}
 	if err == nil {
 		err = os.Rename(path, filepath.Join(filepath.Dir(path), socketName))
 	}
@@ -93,7 +105,38 @@ func listenLocal(ctx context.Context, dir string) (net.Listener, error) {
 		_ = os.Remove(path)
 		return nil, err
 	}
-	return l, nil
+	return s, nil
+}
+
+// localSocket is the socket, and which file it is.
+type localSocket struct {
+	net.Listener
+
+	path string
+	info os.FileInfo
+}
+
+// there tells whether the socket is still the one under its name: the
+// directory may be replaced, or another disk mounted over it.
+func (s *localSocket) there() bool {
+	info, err := os.Lstat(s.path)
+	return err == nil && os.SameFile(info, s.info)
+}
+
+// remove removes the socket, if it is there.
+func (s *localSocket) remove() {
+	if s.there() {
+		_ = os.Remove(s.path) // a later start replaces what is left
+	}
+}
+
+// socketReason is why there is no socket, in the system's own words: the name
+// that it was tried under means nothing to a person.
+func socketReason(err error) error {
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return err
 }
 
 // local serves the local API.
@@ -110,7 +153,8 @@ type local struct {
 }
 
 // openLocal starts the local API. A directory that cannot hold a socket (it
-// is read-only, or full) is tried again.
+// is read-only, or full) is tried again, and a socket that is gone is made
+// again.
 func (a *agent) openLocal(dir string) *local {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &local{a: a, dir: dir, cancel: cancel, done: make(chan struct{}), busy: make(chan struct{}, 1)}
@@ -128,18 +172,6 @@ func (l *local) close() {
 }
 
 func (l *local) run(ctx context.Context) {
-	listener, err := listenLocal(ctx, l.dir)
-	if err != nil {
-		l.a.log.Warn("the buffer's directory takes no socket: millrace buffer cannot ask this agent; it is tried again", "dir", l.dir, "error", err)
-	}
-	for err != nil {
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(socketRetry):
-		}
-		listener, err = listenLocal(ctx, l.dir)
-	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /buffer/stat", l.stat)
 	mux.HandleFunc("GET /buffer/verify", l.alone(l.verify))
@@ -148,21 +180,64 @@ func (l *local) run(ctx context.Context) {
 		Handler: l.counted(mux), ReadHeaderTimeout: headerTimeout,
 		BaseContext: func(net.Listener) context.Context { return ctx },
 	}
-	stopped := make(chan struct{})
-	context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		_ = os.Remove(filepath.Join(l.dir, socketName)) // a later start replaces what is left
-		_ = server.Close()                              // and with it all connections
-	})
-	if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-		l.a.log.Error("the local API has stopped", "error", err)
+	tick := time.NewTicker(socketCheck)
+	defer tick.Stop()
+	told := false
+	for ctx.Err() == nil {
+		s, err := listenLocal(ctx, l.dir)
+		if err == nil {
+			l.serve(ctx, server, s, tick.C)
+			told = false
+			continue
+		}
+		if !told && ctx.Err() == nil {
+			told = true
+			l.a.log.Warn("the buffer's directory takes no socket: millrace buffer cannot ask this agent; it is tried again", "dir", l.dir, "error", socketReason(err))
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
 	}
-	<-ctx.Done()
-	<-stopped
+	_ = server.Close() // and with it all connections
 	l.mu.Lock()
 	l.closed = true
 	l.mu.Unlock()
 	l.calls.Wait()
+}
+
+// serve answers at the socket until it is gone, or ctx ends. What is being
+// answered when the socket goes is answered to its end.
+func (l *local) serve(ctx context.Context, server *http.Server, s *localSocket, tick <-chan time.Time) {
+	failed := make(chan error, 1)
+	go func() {
+		defer close(failed)
+		failed <- server.Serve(s)
+	}()
+	for s.there() {
+		select {
+		case <-ctx.Done():
+			s.remove()
+			_ = s.Close()
+			for range failed { // until it has ended
+			}
+			return
+		case err := <-failed:
+			l.a.log.Warn("the local API has stopped; it is started again", "error", socketReason(err))
+			s.remove()
+			_ = s.Close()
+			select { // what failed at once would fail at once again
+			case <-ctx.Done():
+			case <-tick:
+			}
+			return
+		case <-tick:
+		}
+	}
+	l.a.log.Info("the socket in the buffer's directory is gone: it is made again", "dir", l.dir)
+	_ = s.Close()
+	for range failed { // until it has ended
+	}
 }
 
 // counted lets close wait for the calls that are being answered.

@@ -124,14 +124,31 @@ func parse(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
 
 // parseSome reads options up to the first word that is none.
 func parseSome(t terminal, fs *flag.FlagSet, args []string) (code int, ok bool) {
-	if slices.ContainsFunc(args, func(a string) bool { return a == "-h" || a == "-help" || a == "--help" }) {
-		fs.SetOutput(t.out)
-	}
-	switch err := fs.Parse(args); {
+	usage := fs.Usage
+	fs.Usage = func() {}
+	fs.SetOutput(io.Discard) // what it says of mistakes is for programmers
+	err := fs.Parse(args)
+	fs.SetOutput(t.out)
+	switch {
 	case errors.Is(err, flag.ErrHelp):
+		usage()
 		return exitDone, false
 	case err != nil:
+		t.errorf("millrace %s: %s. See millrace %s -h\n", fs.Name(), plainFlagError(err.Error()), fs.Name())
 		return exitUsage, false
 	}
+	fs.Usage = usage // for the options that follow
 	return exitDone, true
+}
+
+// plainFlagError is what package flag says of a mistake, in words for those
+// who type commands.
+func plainFlagError(text string) string {
+	if name, found := strings.CutPrefix(text, "flag provided but not defined: -"); found {
+		return "there is no option --" + name
+	}
+	if name, found := strings.CutPrefix(text, "flag needs an argument: -"); found {
+		return "the option --" + name + " needs a value"
+	}
+	return text
 }

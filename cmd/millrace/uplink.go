@@ -142,7 +142,7 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 }
 
 func catchUp(how string) buffer.CatchUp {
-	if how == "live_first" {
+	if how == configs.LiveFirst {
 		return buffer.LiveFirst
 	}
 	return buffer.InOrder

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"syscall"
 
 	"millrace/buffer"
 )
@@ -23,6 +24,9 @@ func diskWords(trouble buffer.Trouble, dir, detail string) string {
 		text = "the agent may not write to " + dir + ": make the directory belong to the user that the agent runs as"
 	case buffer.TroubleMissing:
 		text = dir + " is not there: mount its disk, or check buffer.path"
+		if strings.HasSuffix(detail, syscall.ENOTDIR.Error()) {
+			text = dir + " is no directory: a file stands there, or on the way to it; check buffer.path"
+		}
 	case buffer.TroubleDevice:
 		text = "the disk of " + dir + " reports faults: check its seat and cable, and replace it if they go on"
 	case buffer.TroubleOther:

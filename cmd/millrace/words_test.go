@@ -28,6 +28,9 @@ func TestDiskWords(t *testing.T) {
 			t.Errorf("%s: %q is more than a person needs", trouble, got)
 		}
 	}
+	if got := diskWords(buffer.TroubleMissing, dir, "mkdir /data/buffer: not a directory"); !strings.Contains(got, "a file stands there") || strings.Contains(got, "mount") {
+		t.Errorf("a file in its place: %q", got)
+	}
 	if got := diskWords(buffer.TroubleNone, dir, ""); got != "" {
 		t.Errorf("no trouble: %q", got)
 	}
