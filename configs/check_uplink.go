@@ -28,9 +28,6 @@ func (l *loader) checkUplinks(d *draft) {
 		if u.Password != "" && u.Username == "" && u.node.get("username") == nil {
 			l.problem(u.node.at("password"), "password: a password needs a user name: add username")
 		}
-		if n := u.node.get("catch_up_rate"); n != nil && !n.bad && u.CatchUp == InOrder {
-			l.problem(u.node.at("catch_up_rate"), "catch_up_rate: in order there is nothing beside which the backlog could be sent: add catch_up: live_first, or remove catch_up_rate")
-		}
 		if n := u.node.get("tls"); n != nil && n.kind == mapNode {
 			l.checkTLS(u, n)
 		}

@@ -51,7 +51,7 @@ type Uplink struct {
 	// MaxInflight is how many messages may wait for their acknowledgement.
 	MaxInflight int
 	CatchUp     string // InOrder or LiveFirst
-	// CatchUpRate bounds what LiveFirst sends beside the live batches.
+	// CatchUpRate bounds how fast batches go out that waited longer than 10 s.
 	CatchUpRate Rate
 }
 

@@ -1,6 +1,7 @@
 package configs
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"regexp"
@@ -110,13 +111,27 @@ func choice(notYet []string, words ...string) form[string] {
 			if slices.Contains(notYet, s) {
 				return "", sentence(fmt.Sprintf("%s is not in this version of Millrace: use %s", s, oneOf(words)))
 			}
-			if c := nearest(s, words); c != "" {
+			if c := cmp.Or(nearest(s, words), begins(words, s)); c != "" {
 				return "", hint(fmt.Sprintf("did you mean %q?", c))
 			}
 			return "", errForm
 		},
 		spec: schema{"type": "string", "enum": words},
 	}
+}
+
+// begins returns the only word that begins with s.
+func begins(words []string, s string) (found string) {
+	for _, w := range words {
+		switch {
+		case len(s) < 3 || !strings.HasPrefix(w, strings.ToLower(s)):
+		case found != "":
+			return ""
+		default:
+			found = w
+		}
+	}
+	return found
 }
 
 func oneOf(words []string) string {
@@ -329,13 +344,16 @@ func size(low, high int64) form[int64] {
 				return 0, errForm
 			}
 			factor, err := sizeUnit(digits, s[len(digits):])
-			if err != nil {
+			bytes := n * float64(factor)
+			switch {
+			case factor > 0 && bytes < float64(low): // before its spelling: what is spelled right must help
+				return 0, hint("that is less than " + shortSize(low))
+			case factor > 0 && bytes > float64(high):
+				return 0, hint("that is more than " + shortSize(high))
+			case err != nil:
 				return 0, err
 			}
-			if bytes := n * float64(factor); bytes >= float64(low) && bytes <= float64(high) {
-				return int64(bytes), nil
-			}
-			return 0, errForm
+			return int64(bytes), nil
 		},
 		spec: schema{"anyOf": []schema{
 			{"type": "string", "pattern": sizePattern},
@@ -344,6 +362,8 @@ func size(low, high int64) form[int64] {
 	}
 }
 
+// sizeUnit returns how many bytes a unit has, with a hint as the error if it
+// is written otherwise; 0: that is not known.
 func sizeUnit(digits, unit string) (int64, error) {
 	units := []struct {
 		name   string
@@ -367,8 +387,8 @@ func sizeUnit(digits, unit string) (int64, error) {
 		}
 	}
 	for _, u := range units {
-		if l := strings.ToLower(u.name); l == plain || l != "" && l[:1] == plain {
-			return 0, hint("write " + digits + u.name)
+		if l := strings.ToLower(u.name); l == plain || l != "" && l[:1] == plain || l != "" && l[:len(l)-1] == plain {
+			return u.factor, hint("write " + digits + u.name)
 		}
 	}
 	return 0, hint("the units are KiB, MiB, GiB (powers of 1024) and kB, MB, GB (powers of 1000)")

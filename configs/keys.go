@@ -191,7 +191,7 @@ func uplinkTable() table[uplinkDraft] {
 		},
 		{
 			name: "catch_up_rate",
-			doc:  "With catch_up: live_first, how fast the batches that wait are sent: 200/s is batches per second, 25% a share of the link. Default: as fast as the live batches allow.",
+			doc:  "How fast batches that waited longer than 10 s are sent: 200/s is batches per second, 25% a share of the link. With catch_up: in_order, new ones wait behind them. Default: as fast as the link or, with live_first, the live batches allow.",
 			val:  as(rate(), func(u *uplinkDraft, v Rate) { u.CatchUpRate = v }),
 		},
 		later[uplinkDraft]("primary_host"),

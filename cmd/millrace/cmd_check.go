@@ -130,6 +130,13 @@ func planText(cfg *configs.Config, plans []readPlan) string {
 	}
 	fmt.Fprintf(&b, "%s is in order: gateway %s, %s, %s, %s.\n", cfg.Path, cfg.Gateway.ID,
 		counted(len(cfg.Devices), "device"), counted(tags, "tag"), counted(len(cfg.Uplinks), "uplink"))
+	for i := range cfg.Uplinks {
+		if u := &cfg.Uplinks[i]; i == 0 {
+			fmt.Fprintf(&b, "\n%s\n", uplinkText(u))
+		} else {
+			fmt.Fprintf(&b, "%s\n", uplinkText(u))
+		}
+	}
 	for _, d := range cfg.Devices {
 		fmt.Fprintf(&b, "\n%s  %s %s", d.ID, d.Driver, d.Endpoint)
 		if d.Driver == "modbus" {
@@ -146,6 +153,31 @@ func planText(cfg *configs.Config, plans []readPlan) string {
 		}
 	}
 	return b.String()
+}
+
+// uplinkText is an uplink in words: what a rate is taken for, say.
+func uplinkText(u *configs.Uplink) string {
+	text := fmt.Sprintf("uplink %s  %s, %s; after an outage ", u.Name, u.Broker, u.Format)
+	rate := rateWords(u.CatchUpRate)
+	switch {
+	case u.CatchUp == configs.LiveFirst && rate == "":
+		return text + "new batches go at once, and those that wait beside them"
+	case u.CatchUp == configs.LiveFirst:
+		return text + "new batches go at once, and those that wait beside them, with " + rate
+	case rate == "":
+		return text + "the oldest batch goes first"
+	}
+	return text + "the oldest batch goes first, with " + rate + "; new ones wait behind"
+}
+
+func rateWords(r configs.Rate) string {
+	switch {
+	case r.Share > 0:
+		return "at most " + r.String() + " of the link's time"
+	case r.PerSecond > 0:
+		return "at most " + strings.TrimSuffix(r.String(), "/s") + " batches a second"
+	}
+	return ""
 }
 
 func planLines(b *strings.Builder, d *protocols.Device, p *readPlan) {
@@ -180,7 +212,16 @@ func counted(n int, what string) string {
 type checkResult struct {
 	OK       bool           `json:"ok"`
 	Problems []checkProblem `json:"problems"`
+	Uplinks  []checkUplink  `json:"uplinks,omitempty"`
 	Plan     []readPlan     `json:"plan,omitempty"`
+}
+
+type checkUplink struct {
+	Name        string `json:"name"`
+	Broker      string `json:"broker"`
+	Format      string `json:"format"`
+	CatchUp     string `json:"catch_up"`
+	CatchUpRate string `json:"catch_up_rate,omitempty"`
 }
 
 type checkProblem struct {
@@ -197,6 +238,10 @@ func checkJSON(t terminal, file string) int {
 	code := exitDone
 	if err == nil {
 		res.Plan = readPlans(cfg)
+		for i := range cfg.Uplinks {
+			u := &cfg.Uplinks[i]
+			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Format, u.CatchUp, u.CatchUpRate.String()})
+		}
 	} else {
 		code = exitUsage
 		res.Problems = problemsOf(err, file)

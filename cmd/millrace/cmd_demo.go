@@ -19,8 +19,11 @@ import (
 	"millrace/protocols/mqtt/mqtttest"
 )
 
+const demoHelp = `Runs simulated PLCs, an MQTT broker, the agent and its page in one process. Nothing is installed, and nothing stays behind.
+The PLCs listen on free ports of 127.0.0.1, which the screen shows: other programs may read them, too.`
+
 func cmdDemo(ctx context.Context, t terminal, args []string) int {
-	fs := flags(t, "demo", "demo", "Runs simulated PLCs, an MQTT broker, the agent and its page in one process. Nothing is installed, and nothing stays behind.")
+	fs := flags(t, "demo", "demo", demoHelp)
 	consoleAddr := fs.String("console", "127.0.0.1:8080", "where the page listens (`host:port`); if it is taken, on a free port")
 	brokerAddr := fs.String("broker", "127.0.0.1:1883", "where the broker listens (`host:port`); if it is taken, on a free port")
 	verbose := fs.Bool("v", false, "show the agent's log")
@@ -94,18 +97,26 @@ func demo(ctx context.Context, t terminal, consoleAddr, brokerAddr string, verbo
 			t.printf("%s is taken by another program; %s is used instead.\n", asked, got)
 		}
 	}
-	host, port, _ := net.SplitHostPort(broker.Addr())
-	t.printf(`Millrace %s: a press and a compressor (Modbus TCP), an injection moulder (OPC UA), a broker and the agent are running.
-
-  Open the page:        http://%s/
-  See what arrives:     mosquitto_sub -h %s -p %s -t 'millrace/#' -v
-  Stop:                 Ctrl-C
-
-What the broker got first:
-`, version, a.page.addr, host, port)
+	t.printf("%s", demoText(a.page.addr, broker.Addr(), plant.press.Addr(), plant.compressor.Addr(), plant.moulder.Addr()))
 	<-ctx.Done()
 	t.printf("\nStopping …\n")
 	return nil
+}
+
+// demoText is what the screen says when all runs.
+func demoText(page, broker, press, compressor, moulder string) string {
+	host, port, _ := net.SplitHostPort(broker)
+	return fmt.Sprintf(`Millrace %s: a press and a compressor (Modbus TCP), an injection moulder (OPC UA), a broker and the agent are running.
+
+  Open the page:        http://%s/
+  See what arrives:     mosquitto_sub -h %s -p %s -t 'millrace/#' -v
+  Read a PLC yourself:  press-1       tcp://%s unit 1
+                        compressor-1  tcp://%s unit 1
+                        moulder-1     opc.tcp://%s, without security
+  Stop:                 Ctrl-C
+
+What the broker got first:
+`, version, page, host, port, press, compressor, moulder)
 }
 
 // freeAddr returns addr, or a free port of the same host if it is taken.

@@ -1,5 +1,5 @@
 // Command millrace is the agent: it polls PLCs, keeps every reading in a
-// buffer on disk, and forwards them over MQTT. Each verb of the command line
+// buffer until it is delivered, and forwards them over MQTT. Each verb of the command line
 // has a file of its own, cmd_VERB.go; agent.go puts the parts together.
 package main
 
@@ -90,7 +90,7 @@ func execute(ctx context.Context, t terminal, args []string) int {
 
 func usage() string {
 	var b strings.Builder
-	b.WriteString("Millrace polls PLCs, keeps every reading on disk, and forwards them over MQTT.\n\nUse: millrace VERB [options]\n\n")
+	b.WriteString("Millrace polls PLCs, keeps every reading until it is delivered, and forwards them over MQTT.\n\nUse: millrace VERB [options]\n\n")
 	for _, v := range verbs() {
 		fmt.Fprintf(&b, "  %-9s %s\n", v.name, v.help)
 	}

@@ -142,6 +142,9 @@ func TestCheck(t *testing.T) {
 		t.Fatalf("exit %d: %s", code, errOut)
 	}
 	golden(t, "testdata/check/plant.txt", out)
+	if strings.Contains(out, "not-to-be-shown") {
+		t.Error("the password is shown")
+	}
 	out, _, code = millrace(t, "check", "-c", "testdata/check/plant.yaml", "--json")
 	if code != exitDone {
 		t.Fatalf("exit %d", code)
@@ -155,6 +158,17 @@ func TestCheck(t *testing.T) {
 	if out, _, code = millrace(t, "check", "--schema"); code != exitDone || !json.Valid([]byte(out)) {
 		t.Errorf("the schema is no JSON, or exit %d", code)
 	}
+}
+
+// TestDemoText holds what the demo shows, and its help, against golden files.
+func TestDemoText(t *testing.T) {
+	t.Parallel()
+	golden(t, "testdata/demo/screen.txt", demoText("127.0.0.1:8080", "127.0.0.1:1883", "127.0.0.1:40001", "127.0.0.1:40002", "127.0.0.1:40003"))
+	out, errOut, code := millrace(t, "demo", "-h")
+	if code != exitDone || errOut != "" {
+		t.Errorf("%d: %s", code, errOut)
+	}
+	golden(t, "testdata/demo/help.txt", out)
 }
 
 // TestExamples runs each shipped example through check, drivers and all. The
