@@ -2,10 +2,12 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math"
 	"os"
 	"os/exec"
@@ -647,5 +649,40 @@ func TestOtherGateway(t *testing.T) {
 		if got := strings.Count(log, says); got != c.want || c.want > 0 && !strings.Contains(log, "was=gw-1 now=gw-2 batches=") {
 			t.Errorf("%s: %d times, want %d:\n%s", c.id, got, c.want, log)
 		}
+	}
+}
+
+// TestExportUnknown: what could not be written does not count as written.
+func TestExportUnknown(t *testing.T) {
+	t.Parallel()
+	out := exportTo(t.Context(), io.Discard, formatCSV, "gw-1", func(_ context.Context, put buffer.Put) (buffer.ExportResult, error) {
+		return buffer.ExportResult{Records: 1, Readings: 11}, put(&buffer.Record{Readings: 11}, nil)
+	})
+	if out.Unknown != 1 || out.Readings != 0 || out.whole() {
+		t.Errorf("%+v", out)
+	}
+}
+
+// TestDiskInWords: an agent whose buffer cannot use its directory says in its
+// log what to do, and the verbs say where the readings may be.
+func TestDiskInWords(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(file, "buffer")
+	config := configFor("1s", map[string]string{"platform": "mqtt://" + mqtttest.FreeAddr(t)}, newCounterPLC(t))
+	a := newAgent(t, strings.Replace(config, "buffer: {", "buffer: {path: "+dir+", ", 1))
+	mqtttest.WaitFor(t, "the agent", func() bool { return strings.Contains(a.output.String(), "takes no socket") })
+	a.stop()
+	log := a.output.String()
+	for _, want := range []string{"readings stay in memory", "is no directory: a file stands there", `error="not a directory"`} {
+		if !strings.Contains(log, want) {
+			t.Errorf("the log does not say %q:\n%s", want, log)
+		}
+	}
+	if strings.Contains(log, "/proc/self") {
+		t.Errorf("the log has a name that nobody knows:\n%s", log)
 	}
 }

@@ -28,6 +28,7 @@ type exportWriter struct {
 	schemas map[uint64]*protocols.Schema // nil: it cannot be read
 	line    []byte
 	unknown uint64 // batches that could not be written: the names of their tags are lost, or they cannot be decoded
+	unread  uint64 // readings in them
 }
 
 // csvHeader names the columns of an export; the order is a promise.
@@ -54,7 +55,7 @@ func (x *exportWriter) put(r *buffer.Record, blob []byte) error {
 		x.schemas[r.Schema] = s
 	}
 	if s == nil {
-		x.unknown++
+		x.skip(r.Readings)
 		return nil
 	}
 	if x.csv {
@@ -62,7 +63,7 @@ func (x *exportWriter) put(r *buffer.Record, blob []byte) error {
 	}
 	var err error
 	if x.line, err = x.enc.AppendJSON(x.line[:0], mqtt.Record(*r), s); err != nil {
-		x.unknown++
+		x.skip(r.Readings)
 		return nil //nolint:nilerr // it is counted
 	}
 	x.line = append(x.line, '\n')
@@ -70,11 +71,17 @@ func (x *exportWriter) put(r *buffer.Record, blob []byte) error {
 	return err
 }
 
+// skip counts a batch that cannot be written.
+func (x *exportWriter) skip(readings int) {
+	x.unknown++
+	x.unread += uint64(readings)
+}
+
 // putRows writes a row for each reading.
 func (x *exportWriter) putRows(r mqtt.Record, s *protocols.Schema) error {
 	readings, err := x.enc.Readings(r, s)
 	if err != nil {
-		x.unknown++
+		x.skip(r.Readings)
 		return nil //nolint:nilerr // it is counted
 	}
 	x.line = x.line[:0]

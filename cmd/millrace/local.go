@@ -341,6 +341,7 @@ func exportTo(ctx context.Context, w io.Writer, format, gateway string,
 		err = ferr
 	}
 	out := exportOutcome{ExportResult: res, Unknown: x.unknown}
+	out.Readings -= min(out.Readings, x.unread) // those that were written are told
 	if err != nil {
 		out.Error = err.Error()
 	}
