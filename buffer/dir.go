@@ -257,14 +257,6 @@ func (v visitor) until(ctx context.Context) visitor {
 	}
 }
 
-// segmentVersionOf reads the version in a segment's meta bucket.
-func segmentVersionOf(value []byte) error {
-	if len(value) != 1 || value[0] != segmentVersion {
-		return fmt.Errorf("%w (format %v, this one reads %d)", ErrVersion, value, segmentVersion)
-	}
-	return nil
-}
-
 // chunkRef says where a chunk is.
 type chunkRef struct {
 	head chunkHeader
@@ -321,7 +313,7 @@ func indexTree(ctx context.Context, f *os.File, size int64, stream string, from 
 		switch path[0] {
 		case bucketMeta:
 			if string(key) == keyVersion {
-				return segmentVersionOf(value)
+				return checkVersion(value, segmentVersion)
 			}
 			c.takeMeta(key, value)
 		case bucketSchemas:

@@ -109,7 +109,8 @@ func (b *Buffer) remove(segments []*segment) {
 // size limit allows.
 func (b *Buffer) unlink(s *segment) error {
 	if s.raw {
-		return b.setAside(s.path)
+		_, err := b.setAside(s.path)
+		return err
 	}
 	return os.Remove(s.path)
 }

@@ -380,26 +380,8 @@ func TestDirVersion(t *testing.T) {
 	t.Parallel()
 	dir := tempDir(t)
 	written(t, dir)
-	files := segmentsIn(t, dir)
-	db, err := openBolt(files[0], false, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := update(db, putVersion(segmentVersion+1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := closeBolt(db); err != nil {
-		t.Fatal(err)
-	}
-	if db, err = bolt.Open(filepath.Join(dir, stateName), fileMode, nil); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := update(db, putVersion(stateVersion+1)); err != nil {
-		t.Fatal(err)
-	}
-	if err := closeBolt(db); err != nil {
-		t.Fatal(err)
-	}
+	editBolt(t, segmentsIn(t, dir)[0], putVersion(segmentVersion+1))
+	editBolt(t, filepath.Join(dir, stateName), putVersion(stateVersion+1))
 	d := openDir(t, dir)
 	if l := d.Look(); !strings.Contains(l.StateError, "another version") {
 		t.Error(l.StateError)
@@ -408,7 +390,7 @@ func TestDirVersion(t *testing.T) {
 	said := 0
 	for _, f := range r.Files {
 		for _, fault := range f.Faults {
-			if strings.Contains(fault, "another version of Millrace (format") || strings.Contains(fault, "another version of millrace; this one") {
+			if strings.Contains(fault, "another version of Millrace (format") {
 				said++
 			}
 		}
@@ -541,6 +523,19 @@ func TestExportEnds(t *testing.T) {
 	}
 	if _, err := d.Verify(ctx, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
+	}
+}
+
+// editBolt changes a file of the buffer.
+func editBolt(tb tester, path string, fn func(tx *bolt.Tx) error) {
+	tb.Helper()
+	db, err := bolt.Open(path, fileMode, boltOptions(false, 0))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	_, err = update(db, fn)
+	if err := errors.Join(err, closeBolt(db)); err != nil {
+		tb.Fatal(err)
 	}
 }
 

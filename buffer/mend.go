@@ -96,7 +96,7 @@ func (b *Buffer) welcome() error {
 		return errForeign
 	}
 	for _, path := range strays {
-		if err := b.setAside(path); err != nil {
+		if _, err := b.setAside(path); err != nil {
 			return err
 		}
 	}
@@ -247,7 +247,7 @@ func (b *Buffer) healState(cause error) error {
 	b.mu.Lock()
 	c := b.everything()
 	b.mu.Unlock()
-	err := b.renewState(c)
+	_, err := b.renewState(c)
 	var next *stateFile
 	if err == nil {
 		next, err = openStateFile(b.disk.dir, marking(b.disk.dir))

@@ -113,14 +113,16 @@ func (b *Buffer) openState(d *disk, suspect string) (im *stateImage, rebuilt boo
 	im, err = loadState(d.dir)
 	missing, damaged := errors.Is(err, os.ErrNotExist), isDamage(err)
 	switch {
+	case errors.Is(err, ErrVersion):
+		err = b.replaceState(im, err)
 	case missing:
 		err = installState(d.dir, "", im.all())
 	case damaged:
 		b.log.Warn("the buffer's state.db is damaged; it is set aside, and what is intact in it goes into a new one", "err", err)
-		err = b.renewState(im.all())
+		_, err = b.renewState(im.all())
 	case err == nil && suspect == stateName:
 		b.log.Warn("the agent died when it opened the buffer's state.db, which looks right; its content goes into a new one", "dir", d.dir)
-		err = b.renewState(im.all())
+		_, err = b.renewState(im.all())
 	}
 	if err == nil {
 		clearMarker(d.dir)
@@ -129,27 +131,40 @@ func (b *Buffer) openState(d *disk, suspect string) (im *stateImage, rebuilt boo
 	return im, missing || damaged, err
 }
 
+// replaceState puts a new state.db into the place of one that another version
+// wrote, with those of its rows whose checksums are right for this version.
+func (b *Buffer) replaceState(im *stateImage, cause error) error {
+	aside, err := b.renewState(im.all())
+	if err == nil {
+		b.log.Warn("the buffer's state.db is of another version: it is kept, and what this version can read in it goes into a new one; "+
+			"an uplink whose place is not in that gets all that is still in the buffer, so that some batches come twice",
+			"file", filepath.Join(b.o.Dir, stateName), "cause", cause, "kept", aside, "uplinks_in_place", len(im.cursors))
+	}
+	return err
+}
+
 // renewState puts a new state.db that says c into the place of the old one,
-// which is kept beside.
-func (b *Buffer) renewState(c *change) error {
-	aside := asideName(filepath.Join(b.o.Dir, stateName))
+// which is kept beside, and returns under which name.
+func (b *Buffer) renewState(c *change) (aside string, err error) {
+	aside = asideName(filepath.Join(b.o.Dir, stateName))
 	if err := installState(b.o.Dir, aside, c); err != nil {
-		return err
+		return "", err
 	}
 	if _, err := os.Lstat(aside); err == nil {
 		b.keep(aside)
 	}
-	return nil
+	return aside, nil
 }
 
-// setAside renames a damaged file so that it is in nobody's way.
-func (b *Buffer) setAside(path string) error {
-	aside := asideName(path)
+// setAside renames a damaged file so that it is in nobody's way, and returns
+// its new name; "" with an error if it still has the old one.
+func (b *Buffer) setAside(path string) (aside string, err error) {
+	aside = asideName(path)
 	if err := os.Rename(path, aside); err != nil {
-		return fmt.Errorf("set a damaged file aside: %w", err)
+		return "", fmt.Errorf("set a damaged file aside: %w", err)
 	}
 	b.keep(aside)
-	return syncDir(filepath.Dir(path))
+	return aside, syncDir(filepath.Dir(path))
 }
 
 // asideName returns a name under which path can be kept beside.

@@ -3,6 +3,7 @@ package buffer
 import (
 	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -129,12 +130,13 @@ func readImage(file io.ReaderAt, size int64) (*stateImage, error) {
 	for _, gaps := range r.im.gaps { // a damaged branch may lead to the leaves in any order
 		slices.SortFunc(gaps, func(x, y *pendingGap) int { return bytes.Compare(placeKey(x.start()), placeKey(y.start())) })
 	}
+	version := checkVersion(r.version, stateVersion)
 	switch {
-	case len(r.version) == 1 && r.version[0] != stateVersion:
-		err = fmt.Errorf("%w: it was written in format %d by another version of millrace; this one knows format %d", errFormat, r.version[0], stateVersion)
+	case errors.Is(version, ErrVersion):
+		err = version // before damage: what looks like that may be its way
 	case err != nil:
-	case r.version == nil:
-		err = fmt.Errorf("%w: it has no version", errFormat)
+	case version != nil:
+		err = version
 	case r.bad > 0:
 		err = fmt.Errorf("%w: %d entries have a wrong checksum", errStructure, r.bad)
 	case string(r.said) != string(seqKey(r.total)):

@@ -2,6 +2,7 @@ package buffer
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -82,8 +83,13 @@ func (b *Buffer) goOnRaw(s *segment, raw *rawSegment, expected uint64, cause err
 		next.readings += h.readings
 	}
 	b.mu.Unlock()
-	b.log.Warn("a buffer file is damaged; what is readable in it goes out, the rest is announced as missing",
-		"file", next.path, "cause", cause, "readable_readings", readable, "missing_batches", missing)
+	attrs := []any{"file", next.path, "cause", cause, "readable_readings", readable, "missing_batches", missing}
+	if errors.Is(cause, ErrVersion) {
+		b.log.Warn("a buffer file is of another version; what this version can read in it goes out, the rest is announced as missing, "+
+			"and it is kept as damaged-*; go back to that version to have all of its readings (millrace buffer export FILE)", attrs...)
+		return
+	}
+	b.log.Warn("a buffer file is damaged; what is readable in it goes out, the rest is announced as missing", attrs...)
 }
 
 // expectedLast returns the seq up to which the segment is answerable.
@@ -107,10 +113,17 @@ func (b *Buffer) abandonSegment(s *segment, last uint64, cause error) {
 		b.diskSays(err)
 	}
 	b.disk.files.forget(s)
-	if err := b.setAside(s.path); err != nil && !errors.Is(err, os.ErrNotExist) {
+	aside, err := b.setAside(s.path)
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
 		b.log.Warn("a damaged buffer file cannot be set aside", "file", s.path, "err", err)
 	}
 	b.remove([]*segment{s})
+	if errors.Is(cause, ErrVersion) {
+		b.log.Warn("a buffer file is of another version: its records are announced as missing, and it is kept; "+
+			"go back to that version to have its readings (millrace buffer export FILE)",
+			"file", s.path, "cause", cause, "kept", cmp.Or(aside, s.path), "from", s.first, "to", last)
+		return
+	}
 	b.log.Warn("nothing could be saved from a damaged buffer file; its records are announced as missing",
 		"file", s.name(), "cause", cause, "from", s.first, "to", last)
 }

@@ -37,7 +37,7 @@ const (
 )
 
 var (
-	errFormat  = errors.New("not a segment of this version")
+	errFormat  = errors.New("not a file of a buffer")
 	streamForm = regexp.MustCompile(`^[A-Za-z0-9_]{1,64}$`)
 )
 
@@ -251,8 +251,8 @@ func chunkBucket(tx *bolt.Tx, s *segment) (*chunkTree, error) {
 	if meta == nil || chunks == nil {
 		return nil, fmt.Errorf("%w: no buckets", errFormat)
 	}
-	if v := meta.Get([]byte(keyVersion)); len(v) != 1 || v[0] != segmentVersion {
-		return nil, fmt.Errorf("%w: it was written in format %d by another version of millrace; this one knows format %d", errFormat, v, segmentVersion)
+	if err := checkVersion(meta.Get([]byte(keyVersion)), segmentVersion); err != nil {
+		return nil, err
 	}
 	if !bytes.Equal(meta.Get([]byte(keyStream)), []byte(s.stream)) {
 		return nil, fmt.Errorf("%w: it holds another stream than its name says", errFormat)

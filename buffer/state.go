@@ -10,7 +10,9 @@ import (
 )
 
 const (
-	stateName    = "state.db"
+	stateName = "state.db"
+	// stateVersion: what a row means is not changed without a change of rowSum,
+	// because rows of another version are taken over if their checksum is right.
 	stateVersion = 2
 
 	bucketStreams  = "streams"  // ordinal → id

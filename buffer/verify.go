@@ -326,7 +326,7 @@ func (v *verifier) item(path []string, key, value []byte) error {
 	case bucketMeta:
 		switch {
 		case string(key) == keyVersion:
-			return segmentVersionOf(value)
+			return checkVersion(value, segmentVersion)
 		case string(key) == keyStream && string(value) != v.stream:
 			v.fault("it holds another stream than its name says")
 		}
