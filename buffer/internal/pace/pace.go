@@ -17,7 +17,8 @@ type Options struct {
 
 const (
 	// maxDelay is by how much the backlog may lengthen the way to the
-	// broker: so long a live batch waits behind it.
+	// broker: so long a live batch waits behind it. Where the way is long, a
+	// quarter of it: what is sent in a bunch queues for itself.
 	maxDelay = 100 * time.Millisecond
 	// burst is how long the backlog keeps the link busy at a stretch, where
 	// it has a share of it.
@@ -169,7 +170,7 @@ func (p *Pacer) adapt(sent, now time.Duration) {
 		return
 	}
 	switch delay := way - p.shortest; {
-	case delay > maxDelay:
+	case delay > max(maxDelay, p.shortest/4):
 		if sent >= p.cutAt {
 			p.limit = max(p.limit*3/4, 1)
 			p.cutAt, p.growing = now, false

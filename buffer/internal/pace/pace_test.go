@@ -72,7 +72,7 @@ func TestAdaptive(t *testing.T) {
 			t.Fatalf("busy for %v of %v with %d messages", busy, possible, n)
 		}
 		// After a batch that went alone, what fills the way goes at once.
-		if queue > l.way+2*maxDelay+2*l.each {
+		if queue > 2*l.way+2*maxDelay+2*l.each {
 			t.Fatalf("a queue of %v (each %v, way %v, limit %v, growing %v)", queue, l.each, l.way, p.limit, p.growing)
 		}
 	})
