@@ -213,6 +213,11 @@ func (b *Buffer) steer(u *uplink) {
 // when it is older it is one of the backlog. It is negative if it is now.
 func (b *Buffer) timely(r *Record) time.Duration {
 	age := time.Duration(b.Now().UnixMilli()-r.Time) * time.Millisecond
+	b.mu.Lock()
+	if r.Stream == b.o.Stream && b.tail.has(r.Seq) {
+		age = b.clock() - b.tail.entry(r.Seq).at // as behind sees it, or the lane would not jump
+	}
+	b.mu.Unlock()
 	if age > b.behindAge {
 		return -1
 	}

@@ -360,6 +360,25 @@ func TestLiveFirstStall(t *testing.T) {
 	}
 }
 
+// TestLiveFirstOldTimes: records that come with old times of their own keep
+// nothing from going on.
+func TestLiveFirstOldTimes(t *testing.T) {
+	t.Parallel()
+	b := openBuffer(t, testOptions(t, tempDir(t)))
+	b.historical, b.behindAge = 20*time.Millisecond, 10*time.Millisecond
+	last := appendN(t, b, 500, 100)
+	<-time.After(2 * b.behindAge)
+	r := &receiver{window: 8}
+	stop := forwardAs(t, b, "a", r, ForwardOptions{CatchUp: LiveFirst, Window: 8})
+	for range 20 {
+		last = appendN(t, b, 5, 100)
+		<-time.After(time.Millisecond)
+	}
+	waitFor(t, "all delivered", func() bool { return b.Stats().Uplinks["a"].Acked == last })
+	stop()
+	closeBuffer(t, b)
+}
+
 // TestLiveFirstFlapping: a link that breaks hundreds of times in one drain,
 // for a moment or for longer, has its live batches in each session, and what
 // is kept of it stays bounded.
