@@ -35,7 +35,7 @@ func (b *Buffer) recover() error {
 		return err
 	}
 	b.diskErr = memoryOnly(err)
-	b.log.Warn("the buffer's directory cannot be used; going on in memory", "dir", b.o.Dir, "err", err)
+	b.log.Warn("the buffer's directory cannot be used; going on in memory. What earlier runs left there is not sent before it can be used; it is tried again every 10 s", "dir", b.o.Dir, "err", err)
 	for _, name := range b.o.Uplinks {
 		b.uplinks[name] = newUplink(name, cursor{at: place{b.ord, 0}}, nil)
 	}

@@ -19,7 +19,7 @@ func diskWords(trouble buffer.Trouble, dir, detail string) string {
 	case buffer.TroubleFull:
 		text = "the disk is full: make room on the disk of " + dir + ", or set a smaller buffer.max_size"
 	case buffer.TroubleReadOnly:
-		text = "the disk of " + dir + " is read-only: after a fault the system mounts a card so; check it, and replace it if it is worn out"
+		text = "the disk of " + dir + " is read-only: after a fault the system mounts a card so; check it and mount it writable again, and replace it if it is worn out; the agent goes on with it by itself"
 	case buffer.TroubleRights:
 		text = "the agent may not write to " + dir + ": make the directory belong to the user that the agent runs as"
 	case buffer.TroubleMissing:
