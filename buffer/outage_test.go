@@ -10,7 +10,7 @@ import (
 func TestCommitCostAfterOutage(t *testing.T) {
 	t.Parallel()
 	o := testOptions(t, tempDir(t))
-	o.CommitInterval, o.SegmentSize, o.TailBytes = time.Nanosecond, 4<<20, 8<<20
+	o.CommitInterval, o.SegmentSize, o.TailBytes = 20*time.Millisecond, 4<<20, 8<<20 // what is appended at once is one commit
 	b := openBuffer(t, o)
 	n := uint64(0)
 	round := func(commits int) (perCommit float64) {
