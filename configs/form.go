@@ -143,14 +143,19 @@ func oneOf(words []string) string {
 }
 
 func order() form[protocols.Order] {
-	words := []string{"ABCD", "CDAB", "BADC", "DCBA"}
+	// The other names are those of the four for 64 bits.
+	names := map[string]protocols.Order{"ABCDEFGH": protocols.ABCD, "GHEFCDAB": protocols.CDAB, "BADCFEHG": protocols.BADC, "HGFEDCBA": protocols.DCBA}
+	words := []string{"ABCD", "CDAB", "BADC", "DCBA", "ABCDEFGH", "GHEFCDAB", "BADCFEHG", "HGFEDCBA", "EFGHABCD", "CDABGHEF", "FEHGBADC", "DCBAHGFE"}
+	for o := range protocols.DCBAHGFE + 1 {
+		names[o.String()] = o
+	}
 	c := choice(nil, words...)
 	return form[protocols.Order]{
 		want:   c.want,
 		quotes: onlyText,
 		parse: func(s string) (protocols.Order, error) {
 			w, err := c.parse(s)
-			return protocols.Order(max(0, slices.Index(words, w))), err
+			return names[w], err
 		},
 		spec: c.spec,
 	}

@@ -32,7 +32,32 @@ type ModbusOptions struct {
 	Order        Order // default of its tags
 	MaxGap       int   // registers (or bits / 16) that are read for nothing, at most, to merge two tags into one request
 	MaxRegisters int   // in one request; at most 125
+	// Fallback is a second address of the same device, of the same kind as
+	// the endpoint, for devices with two network ports; empty: none.
+	Fallback string
+	// MaxInflight is how many requests may be under way at once on TCP; below
+	// 2: one. InflightAuto: as many as the device turns out to bear.
+	MaxInflight int
+	// Pause is how long the device is left alone, at the least, between an
+	// answer and the next request.
+	Pause time.Duration
+	// Retries is how often a request that timed out is repeated in the same
+	// scan, while the device answers otherwise. Answers that arrived damaged
+	// are asked for again once in any case.
+	Retries int
+	// CloseAfterScan closes the connection after each scan, for devices that
+	// accept few connections and have several masters.
+	CloseAfterScan bool
+	// Turnaround is how long the device takes until it begins to answer, for
+	// predictions only.
+	Turnaround time.Duration
+	// TimeZone is the offset from UTC of the device's clock, such as +08:00,
+	// for date-times that say none; empty: not given.
+	TimeZone string
 }
+
+// InflightAuto is the ModbusOptions.MaxInflight that is found out.
+const InflightAuto = -1
 
 // OPCUAOptions are the keys of a device that only the OPC UA driver reads.
 type OPCUAOptions struct {
@@ -73,21 +98,41 @@ type Deadband struct {
 }
 
 // Order is how the bytes of a value that fills several registers are laid
-// out; A is the most significant byte. For 64 bits, the pairs go on in the
-// same manner: CDAB means low word first throughout.
+// out; A is the most significant byte. The first four are for any size: for
+// 64 bits, ABCD, CDAB, BADC and DCBA mean ABCDEFGH, GHEFCDAB, BADCFEHG and
+// HGFEDCBA. The other four differ from them for 64 bits alone, in which
+// half comes first; for 32 bits they mean what their first four letters say
+// with E to H taken for A to D.
+//
+// Its three bits are what may be swapped: 1 the words of each 32 bits, 2 the
+// bytes of each word. 4 says that the halves of 64 bits are not in the order
+// of the words.
 type Order uint8
 
-// The four orders in use.
+// The eight orders. All but the last two are in wide use.
 const (
-	ABCD Order = iota // big endian, high word first: what the standard says
-	CDAB              // low word first
-	BADC              // high word first, bytes swapped in each word
-	DCBA              // little endian
+	ABCD     Order = iota // big endian, high word first: what the standard says
+	CDAB                  // low word first
+	BADC                  // high word first, bytes swapped in each word
+	DCBA                  // little endian
+	EFGHABCD              // low half first, each in ABCD
+	CDABGHEF              // high half first, each in CDAB
+	FEHGBADC              // low half first, each in BADC
+	DCBAHGFE              // high half first, each in DCBA
 )
 
 func (o Order) String() string {
-	return [...]string{"ABCD", "CDAB", "BADC", "DCBA"}[o&3]
+	return [...]string{"ABCD", "CDAB", "BADC", "DCBA", "EFGHABCD", "CDABGHEF", "FEHGBADC", "DCBAHGFE"}[o&7]
 }
+
+// BytesSwapped says that the two bytes of each register change places.
+func (o Order) BytesSwapped() bool { return o&BADC != 0 }
+
+// WordsSwapped says that of two registers the low one comes first.
+func (o Order) WordsSwapped() bool { return o&CDAB != 0 }
+
+// HalvesSwapped says that of four registers the low two come first.
+func (o Order) HalvesSwapped() bool { return (o&CDAB != 0) != (o&EFGHABCD != 0) }
 
 // Position is a place in a file that a user wrote.
 type Position struct {

@@ -31,6 +31,47 @@ type Request struct {
 	Tags     int    // how many tags it reads
 	ReqBytes int    // on the wire, headers of the protocol included (not TCP's)
 	AnsBytes int
+	// Line is how long it occupies the line it is sent on: its bytes both ways
+	// and the silences that the protocol asks for, without the time that the
+	// device takes; 0 where that is not known (a network).
+	Line time.Duration
+}
+
+// UnitKeyer is a Driver on whose buses several devices may be the same piece
+// of hardware: what is known of one of them is then known of all.
+type UnitKeyer interface {
+	Driver
+	// UnitKey returns what the devices of one bus have in common that are the
+	// same unit.
+	UnitKey(d *Device) string
+}
+
+// Memory keeps small things that a driver has learnt over restarts. It may be
+// used by several goroutines, and does not wait for a disk.
+type Memory interface {
+	// Get returns what Put stored last, or nil.
+	Get(key string) []byte
+	// Put replaces what is stored; nil removes it. An error means that it is
+	// forgotten at the end of the run.
+	Put(key string, value []byte) error
+}
+
+// Adviser is a Bus that learns what its devices can't do, such as addresses
+// that they refuse, and can say what to change in the configuration.
+type Adviser interface {
+	Bus
+	// Advice returns what was learnt of d and has not been heeded, each piece a
+	// sentence for people. It changes only with a scan whose result says
+	// Learnt.
+	Advice(d *Device) []string
+}
+
+// Interruptible is a Scan of many requests that lets others in between.
+type Interruptible interface {
+	Scan
+	// OnPause has f called where another scan of the same bus may be run
+	// before Read goes on; nil: nothing is called.
+	OnPause(f func())
 }
 
 // Bus is one connection (a socket, a serial line, a session) and what is on
@@ -69,6 +110,8 @@ type ScanResult struct {
 	// Err is the first failure, an *Error; nil if every tag could be read.
 	// With Answers == 0 it says why the device is silent.
 	Err error
+	// Learnt says that the bus's Advice for the device has changed.
+	Learnt bool
 }
 
 // Subscriber is a Bus whose devices report changes by themselves.

@@ -101,8 +101,8 @@ func TestParseEndpoint(t *testing.T) {
 		"tcp://PLC-7:0502/":   "plc-7:502",
 		"tcp://[2001:db8::1]": "[2001:db8::1]:502",
 	} {
-		if got, err := parseEndpoint(text); err != nil || got != want {
-			t.Errorf("%q is %q, %v; want %q", text, got, err, want)
+		if got, err := parseEndpoint(text); err != nil || got.addr != want {
+			t.Errorf("%q is %v, %v; want %q", text, got, err, want)
 		}
 	}
 	for text, want := range map[string]string{
@@ -110,8 +110,7 @@ func TestParseEndpoint(t *testing.T) {
 		"192.0.2.5:502":          "expected tcp://",
 		"plc-7:502":              "expected tcp://",
 		"http://plc":             "does not know http://",
-		"rtu:///dev/ttyUSB0":     "not in this version of Millrace",
-		"rtu+tcp://plc:502":      "not in this version of Millrace",
+		"rtu://dev/ttyUSB0":      "rtu:///dev/ttyUSB0",
 		"tcp://":                 "names no host",
 		"tcp://::":               "neither a host name",
 		"tcp://plc:70000":        "1 to 65535",
@@ -121,7 +120,7 @@ func TestParseEndpoint(t *testing.T) {
 	} {
 		got, err := parseEndpoint(text)
 		if err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
-			t.Errorf("%q is %q, %v; want an error with %q", text, got, err, want)
+			t.Errorf("%q is %v, %v; want an error with %q", text, got, err, want)
 		}
 	}
 }
@@ -189,12 +188,12 @@ func FuzzParseEndpoint(f *testing.F) {
 	f.Add("tcp://plc:502")
 	f.Add("tcp://[::1]/")
 	f.Fuzz(func(t *testing.T, s string) {
-		addr, err := parseEndpoint(s)
-		if err != nil || strings.Contains(addr, "%") { // a zone is written %25 in a URL
+		e, err := parseEndpoint(s)
+		if err != nil || strings.Contains(e.addr, "%") || e.kind == linkSerial { // a zone is written %25 in a URL
 			return
 		}
-		if again, err := parseEndpoint("tcp://" + addr); err != nil || again != addr {
-			t.Errorf("%q is %q, which is %q, %v", s, addr, again, err)
+		if again, err := parseEndpoint(e.key()); err != nil || again != e {
+			t.Errorf("%q is %v, which is %v, %v", s, e, again, err)
 		}
 	})
 }

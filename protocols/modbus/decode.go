@@ -142,42 +142,33 @@ func (f *field) quad(data []byte) uint64 {
 }
 
 func ordered16(u uint16, o protocols.Order) uint16 {
-	if o == protocols.BADC || o == protocols.DCBA {
+	if o.BytesSwapped() {
 		return bits.ReverseBytes16(u)
 	}
 	return u
 }
 
 func ordered32(u uint32, o protocols.Order) uint32 {
-	switch o {
-	case protocols.ABCD:
-	case protocols.CDAB:
-		return bits.RotateLeft32(u, 16)
-	case protocols.BADC:
-		return bits.RotateLeft32(bits.ReverseBytes32(u), 16)
-	case protocols.DCBA:
-		return bits.ReverseBytes32(u)
+	if o.BytesSwapped() {
+		u = u>>8&0x00ff00ff | u<<8&0xff00ff00
+	}
+	if o.WordsSwapped() {
+		u = bits.RotateLeft32(u, 16)
 	}
 	return u
 }
 
 func ordered64(u uint64, o protocols.Order) uint64 {
-	switch o {
-	case protocols.ABCD:
-	case protocols.CDAB:
-		return swapWords(u)
-	case protocols.BADC:
-		return swapWords(bits.ReverseBytes64(u))
-	case protocols.DCBA:
-		return bits.ReverseBytes64(u)
+	if o.BytesSwapped() {
+		u = u>>8&0x00ff00ff_00ff00ff | u<<8&0xff00ff00_ff00ff00
+	}
+	if o.WordsSwapped() {
+		u = u>>16&0x0000ffff_0000ffff | u<<16&0xffff0000_ffff0000
+	}
+	if o.HalvesSwapped() {
+		u = bits.RotateLeft64(u, 32)
 	}
 	return u
-}
-
-// swapWords reverses the four 16-bit words of u.
-func swapWords(u uint64) uint64 {
-	u = bits.RotateLeft64(u, 32)
-	return u>>16&0x0000ffff_0000ffff | u<<16&0xffff0000_ffff0000
 }
 
 // bitAt returns the i-th bit of f: of a bit table, lowest bit of the first
@@ -209,7 +200,7 @@ func fromBCD(raw uint32) (protocols.Value, bool) {
 // trailing spaces are cut; one that is not UTF-8 is malformed.
 func (f *field) text(data []byte) (protocols.Value, bool) {
 	raw := data[:f.size]
-	if f.order == protocols.BADC || f.order == protocols.DCBA {
+	if f.order.BytesSwapped() {
 		swapped := make([]byte, (f.size+1)/2*2)
 		for i := 0; i < len(swapped); i += 2 {
 			swapped[i], swapped[i+1] = data[i+1], data[i]

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strconv"
 	"time"
 
 	"millrace/protocols"
@@ -69,14 +70,17 @@ func (*Driver) Check(d *protocols.Device) []*protocols.FieldError {
 }
 
 // BusKey implements protocols.Driver: devices share a connection if their
-// endpoints have the same host and port.
+// endpoints have the same host and port, or the same serial port.
 func (*Driver) BusKey(d *protocols.Device) string {
-	addr, err := parseEndpoint(d.Endpoint)
+	e, err := parseEndpoint(d.Endpoint)
 	if err != nil {
 		return d.Endpoint
 	}
-	return "tcp://" + addr
+	return e.key()
 }
+
+// UnitKey implements protocols.UnitKeyer.
+func (*Driver) UnitKey(d *protocols.Device) string { return strconv.Itoa(int(d.Modbus.Unit)) }
 
 // Open implements protocols.Driver. The error is a *protocols.Error: there
 // are no devices, or their endpoint is wrong.
@@ -84,13 +88,13 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 	if len(devices) == 0 {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "modbus: a bus without devices"}
 	}
-	addr, err := parseEndpoint(devices[0].Endpoint)
+	e, err := parseEndpoint(devices[0].Endpoint)
 	if err != nil {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "endpoint: " + err.Error(), Err: err}
 	}
 	b := &bus{
-		endpoint:  "tcp://" + addr,
-		transport: newTCPTransport(dr.dial, addr),
+		endpoint:  e.String(),
+		transport: newTCPTransport(dr.dial, e.addr),
 		now:       dr.now,
 		log:       dr.log,
 	}

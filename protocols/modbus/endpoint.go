@@ -5,6 +5,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path"
 	"strconv"
 	"strings"
 )
@@ -12,28 +13,65 @@ import (
 // defaultPort is the port that IANA assigned to Modbus TCP.
 const defaultPort = "502"
 
-// parseEndpoint returns the host:port of an endpoint, normalised: two ways
-// to write the same endpoint give the same text. The error is in words for
-// the user.
-func parseEndpoint(s string) (string, error) {
-	const want = "expected tcp://HOST:PORT, such as tcp://192.0.2.5:502"
+// linkKind is what carries the frames.
+type linkKind uint8
+
+const (
+	linkTCP    linkKind = iota // Modbus TCP
+	linkSerial                 // RTU on a serial line
+	linkRTUTCP                 // RTU frames over TCP, to a serial device server
+)
+
+func (k linkKind) scheme() string { return [...]string{"tcp", "rtu", "rtu+tcp"}[k] }
+
+// endpoint is where a device is: what the URL in the configuration says.
+type endpoint struct {
+	kind linkKind
+	addr string // host:port, or the serial port's path
+	line line   // of a serial line
+}
+
+// key is what two endpoints have in common that are one connection.
+func (e endpoint) key() string { return e.kind.scheme() + "://" + e.addr }
+
+// String is the endpoint as messages name it.
+func (e endpoint) String() string {
+	if e.kind == linkSerial {
+		return e.key() + " (" + e.line.String() + ")"
+	}
+	return e.key()
+}
+
+// parseEndpoint returns what an endpoint's URL says, normalised: two ways to
+// write the same endpoint have the same key. The error is in words for the
+// user.
+func parseEndpoint(s string) (endpoint, error) {
+	const want = "expected tcp://HOST:PORT, rtu+tcp://HOST:PORT or rtu:///dev/PORT?baud=9600&parity=none&stop=1"
 	if strings.TrimSpace(s) != s || s == "" {
-		return "", fmt.Errorf("%q is empty or has spaces around it: %s", s, want)
+		return endpoint{}, fmt.Errorf("%q is empty or has spaces around it: %s", s, want)
 	}
 	u, err := url.Parse(s)
 	if err != nil || u.Scheme == "" || u.Host == "" && u.Opaque != "" {
-		return "", fmt.Errorf("%q is not a URL: %s", s, want)
+		return endpoint{}, fmt.Errorf("%q is not a URL: %s", s, want)
 	}
 	switch strings.ToLower(u.Scheme) {
 	case "tcp":
-	case "rtu", "rtu+tcp":
-		return "", fmt.Errorf("%s:// is not in this version of Millrace: only Modbus TCP is; %s", u.Scheme, want)
-	default:
-		return "", fmt.Errorf("the driver modbus does not know %s://: %s", u.Scheme, want)
+		addr, err := parseHostPort(u, "tcp://HOST:PORT, such as tcp://192.0.2.5:502")
+		return endpoint{kind: linkTCP, addr: addr}, err
+	case "rtu+tcp":
+		addr, err := parseHostPort(u, "rtu+tcp://HOST:PORT, such as rtu+tcp://192.0.2.5:4001")
+		return endpoint{kind: linkRTUTCP, addr: addr}, err
+	case "rtu":
+		return parseSerial(u)
 	}
+	return endpoint{}, fmt.Errorf("the driver modbus does not know %s://: %s", u.Scheme, want)
+}
+
+func parseHostPort(u *url.URL, want string) (string, error) {
+	want = "expected " + want
 	switch {
 	case u.Hostname() == "":
-		return "", fmt.Errorf("%q names no host: %s", s, want)
+		return "", fmt.Errorf("%q names no host: %s", u.Redacted(), want)
 	case !validHost(u.Hostname()):
 		return "", fmt.Errorf("%q is neither a host name nor an IP address: %s", u.Hostname(), want)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" && u.Path != "/":
@@ -59,4 +97,22 @@ func validHost(s string) bool {
 	return !strings.ContainsFunc(s, func(r rune) bool {
 		return r <= ' ' || r == 0x7f || strings.ContainsRune(`%[]/\?#@<>"`, r)
 	})
+}
+
+func parseSerial(u *url.URL) (endpoint, error) {
+	const want = "expected rtu:///dev/PORT, such as rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1"
+	switch {
+	case u.Host != "":
+		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, rtu:///%s", u.Redacted(), strings.TrimPrefix(u.Host+u.Path, "/"))
+	case u.User != nil || u.Fragment != "":
+		return endpoint{}, fmt.Errorf("%q has more than a path and settings: %s", u.Redacted(), want)
+	case u.Path == "" || strings.HasSuffix(u.Path, "/"):
+		return endpoint{}, fmt.Errorf("%q names no serial port: %s", u.Redacted(), want)
+	}
+	settings, err := url.ParseQuery(u.RawQuery)
+	if err != nil {
+		return endpoint{}, fmt.Errorf("the settings %q are not NAME=VALUE&NAME=VALUE: %s", u.RawQuery, want)
+	}
+	l, err := parseLine(settings)
+	return endpoint{kind: linkSerial, addr: path.Clean(u.Path), line: l}, err
 }

@@ -74,7 +74,7 @@ func encodeOne(typ string, order protocols.Order, v protocols.Value) ([]byte, er
 
 // swapBytes swaps the bytes of each register where the order says so.
 func swapBytes(raw []byte, order protocols.Order) []byte {
-	if order == protocols.BADC || order == protocols.DCBA {
+	if order.BytesSwapped() {
 		for i := 0; i+1 < len(raw); i += 2 {
 			raw[i], raw[i+1] = raw[i+1], raw[i]
 		}
