@@ -1,0 +1,79 @@
+package modbustest
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+)
+
+// Limits are what a cheap device or gateway cannot do, as a TCP server: with
+// Modbus TCP and with RTU over TCP. The zero Limits are none.
+type Limits struct {
+	// MaxConns is how many connections there may be; further ones are closed
+	// at once.
+	MaxConns int
+	// IdleClose closes connections on which no byte came for so long.
+	IdleClose time.Duration
+	// MinGap is how long after an answer the next request may come; sooner
+	// ones are ignored.
+	MinGap time.Duration
+	// MaxInflight is how many requests of one connection may wait for their
+	// answers; those beyond are ignored.
+	MaxInflight int
+}
+
+// SetLimits sets what s cannot do. Connections that there are go on;
+// IdleClose holds for what they wait for after their next byte.
+func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
+
+// Refused is how many connections were closed at once by Limits.MaxConns.
+// They do not count as accepted.
+func (s *Server) Refused() uint64 { return s.refused.Load() }
+
+// Ignored is how many requests were ignored because of the Limits. They do
+// not count as the unit's.
+func (s *Server) Ignored() uint64 { return s.ignored.Load() }
+
+// AnswerTime is how long a unit takes to answer, on TCP connections.
+type AnswerTime struct {
+	Time time.Duration
+	// Parallel is how many requests the unit works on at once, of all
+	// connections; less than 1 is 1.
+	Parallel int
+	// Shuffled lets each answer take between nothing and twice the Time, at
+	// random, and sends it as soon as it is there; else answers come in the
+	// order of the requests of their connection.
+	Shuffled bool
+}
+
+// SetAnswerTime makes u answer as slowly as a says; the zero AnswerTime is
+// at once.
+func (u *Unit) SetAnswerTime(a AnswerTime) {
+	if a.Time <= 0 {
+		u.pace.Store(nil)
+		return
+	}
+	u.pace.Store(&pace{AnswerTime: a, slots: make(chan struct{}, max(a.Parallel, 1))})
+}
+
+// pace is an AnswerTime at work.
+type pace struct {
+	AnswerTime
+
+	slots chan struct{} // holds one for each request that is worked on
+}
+
+// work takes the time that one answer takes, when its turn has come.
+func (p *pace) work(ctx context.Context) error {
+	select {
+	case p.slots <- struct{}{}:
+		defer func() { <-p.slots }()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	d := p.Time
+	if p.Shuffled {
+		d = rand.N(2 * d)
+	}
+	return pause(ctx, d)
+}

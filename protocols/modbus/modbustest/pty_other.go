@@ -1,0 +1,19 @@
+//go:build !linux
+
+package modbustest
+
+import (
+	"errors"
+	"os"
+	"time"
+)
+
+func openPty() (*os.File, string, error) {
+	return nil, "", errors.New("simulated serial lines are made on Linux only")
+}
+
+func dropUnread(string) {}
+
+func hungUp(*os.File) bool { return true }
+
+func nap(d time.Duration) { <-time.After(d) }
