@@ -15,7 +15,7 @@ const defaultTimeout = time.Second
 
 // bus is the connection that the units behind one endpoint share.
 type bus struct {
-	endpoints []endpoint // where it may be: the device's own, and its fallback
+	endpoints []endpoint  // where it may be: the device's own, and its fallback
 	links     []transport // one for each
 	at        int         // the one in use
 

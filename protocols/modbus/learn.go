@@ -27,7 +27,7 @@ type unit struct {
 	now    func() time.Time
 
 	facts   facts
-	version int // counts up with what is learnt
+	version int    // counts up with what is learnt
 	largest [4]int // the longest request that was answered, by table
 	window  window
 }

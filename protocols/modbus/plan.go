@@ -24,7 +24,7 @@ type request struct {
 	answered  bool
 	refused   byte       // the exception code by which it was
 	halves    []*request // what was asked instead
-	damaged   bool       // its answer was, once
+	damage    error      // its answer arrived damaged, once
 	tries     int        // after a time-out
 	together  bool       // others were under way beside it
 	alone     bool       // it was asked again without others beside it
@@ -34,7 +34,7 @@ type request struct {
 
 // begin forgets what became of r in an earlier scan.
 func (r *request) begin() {
-	r.answered, r.refused, r.halves, r.damaged, r.tries, r.together, r.alone, r.busy = false, 0, nil, false, 0, false, false, 0
+	r.answered, r.refused, r.halves, r.damage, r.tries, r.together, r.alone, r.busy = false, 0, nil, nil, 0, false, false, 0
 	r.notBefore = time.Time{}
 }
 

@@ -258,7 +258,11 @@ func (p *pass) ended(c *call) {
 	if (code == excAddress || code == excValue) && p.split(r, code) {
 		return
 	}
-	e := p.failure(r, c.err)
+	err := c.err
+	if r.damage != nil && isTimeoutError(err) {
+		err = r.damage // says more than that the second answer did not come
+	}
+	e := p.failure(r, err)
 	r.refused = code
 	p.fail(r, e)
 	p.consider(r, e, code)
@@ -288,8 +292,8 @@ func (p *pass) again(r *request, err error, code byte) bool {
 		r.notBefore = time.Now().Add(wait)
 		p.queue = append(p.queue, r)
 		return true
-	case errors.Is(err, errDamaged) && !r.damaged:
-		r.damaged = true
+	case errors.Is(err, errDamaged) && r.damage == nil:
+		r.damage = err
 	case isTimeoutError(err) && r.tries < p.retries && (p.healthy || p.result.Answers > 0):
 		r.tries++
 	case isTimeoutError(err) && p.auto && r.together && !r.alone:

@@ -15,8 +15,8 @@ const (
 
 // limits are how much one request may read, and read for nothing.
 type limits struct {
-	registers, bits     int // in one request
-	registerGap, bitGap int // between two tags of one request
+	registers, bits     int    // in one request
+	registerGap, bitGap int    // between two tags of one request
 	unit                *facts // what has been learnt of the unit; nil: nothing
 }
 
