@@ -24,9 +24,10 @@ type agent struct {
 	started time.Time
 	stream  string
 
-	buf   *buffer.Buffer
-	coll  *collector.Collector
-	local *local
+	buf    *buffer.Buffer
+	learnt *learnt
+	coll   *collector.Collector
+	local  *local
 
 	mu      sync.Mutex // guards what follows
 	cfg     *configs.Config
@@ -41,10 +42,11 @@ type agent struct {
 
 // drivers returns the drivers of this version, by the names that the
 // configuration uses. pki is the directory of OPC UA certificates, name the
-// gateway's; now is the wall clock (nil: time.Now).
-func drivers(log *slog.Logger, pki, name string, now func() time.Time) map[string]protocols.Driver {
+// gateway's; now is the wall clock (nil: time.Now); memory is where drivers
+// keep what they learn of devices (nil: nowhere).
+func drivers(log *slog.Logger, pki, name string, now func() time.Time, memory protocols.Memory) map[string]protocols.Driver {
 	return map[string]protocols.Driver{
-		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus"), Now: now}),
+		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus"), Now: now, Memory: memory}),
 		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name, Now: now}),
 	}
 }
@@ -52,7 +54,7 @@ func drivers(log *slog.Logger, pki, name string, now func() time.Time) map[strin
 // checkers returns the drivers as the configuration's validation needs them.
 func checkers() map[string]configs.Checker {
 	all := map[string]configs.Checker{}
-	for name, d := range drivers(slog.New(slog.DiscardHandler), "", "", nil) {
+	for name, d := range drivers(slog.New(slog.DiscardHandler), "", "", nil, nil) {
 		all[name] = d
 	}
 	return all
@@ -80,8 +82,9 @@ func startAgent(cfg *configs.Config, log *slog.Logger, clock func() time.Time) (
 	if s := a.buf.Stats(); s.Trouble != buffer.TroubleNone {
 		log.Warn("readings stay in memory", "because", diskWords(s.Trouble, cfg.Buffer.Path, s.DiskError))
 	}
+	a.learnt = newLearnt(a.buf, log)
 	a.coll = collector.New(collector.Options{
-		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock), Appender: (*appender)(a), State: a.setState, Log: log, Now: clock,
+		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock, a.learnt), Appender: (*appender)(a), State: a.setState, Log: log, Now: clock,
 	})
 	a.sayAbout(cfg)
 	a.local = a.openLocal(cfg.Buffer.Path)
@@ -281,6 +284,7 @@ func (a *agent) stop() {
 	wg.Wait()
 	a.closePage()
 	a.local.close()
+	a.learnt.close()
 	if err := a.buf.Close(); err != nil {
 		a.log.Error("closing the buffer", "error", err)
 	}

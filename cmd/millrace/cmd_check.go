@@ -69,7 +69,7 @@ const (
 
 // readPlans returns the plans of all devices that are polled.
 func readPlans(cfg *configs.Config) []readPlan {
-	all := drivers(newLogger(discard{}, false), cfg.Dir, cfg.Gateway.ID, nil)
+	all := drivers(newLogger(discard{}, false), cfg.Dir, cfg.Gateway.ID, nil, nil)
 	var plans []readPlan
 	for _, d := range cfg.Devices {
 		planner, ok := all[d.Driver].(protocols.Planner)

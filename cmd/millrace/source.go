@@ -96,13 +96,18 @@ func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 		State: string(d.State.State), Since: a.present(d.State.Since).UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
 		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
-		ScanHistogram: console.Histogram{Count: d.ScanDuration.Count, Sum: d.ScanDuration.Sum, Buckets: make(map[time.Duration]uint64)},
+		Advice: d.Advice, ScanHistogram: histogram(&d.ScanDuration), StartDelay: histogram(&d.StartDelay),
 	}
 	if !d.LastTime.IsZero() {
 		out.LastTime = a.present(d.LastTime).UnixMilli()
 	}
-	for i, bound := range d.ScanDuration.Bounds {
-		out.ScanHistogram.Buckets[bound] = d.ScanDuration.Buckets[i]
+	return out
+}
+
+func histogram(h *collector.HistogramCounts) console.Histogram {
+	out := console.Histogram{Count: h.Count, Sum: h.Sum, Buckets: make(map[time.Duration]uint64, len(h.Bounds))}
+	for i, bound := range h.Bounds {
+		out.Buckets[bound] = h.Buckets[i]
 	}
 	return out
 }

@@ -154,7 +154,7 @@ func (t *rtuTransport) run(c *call) error {
 	}
 	t.late.prune(c.unit)
 	t.parts = t.late.parts(c, t.parts[:0])
-	if len(t.parts) == 0 {
+	if u := t.late.of(c.unit); len(t.parts) == 0 || u != nil && u.doubts > maxDoubts {
 		return &wireError{
 			kind: protocols.KindTimeout, what: "not asked, because the answer could not be told from one that is late",
 			hint: "it is asked again when that can't come any more",
@@ -323,6 +323,9 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 		t.late.add(c, t.timeout)
 		return false, t.damaged(fmt.Sprintf("%d bytes that are no frame came before the answer", f.noise))
 	case t.late.backlog(c.unit):
+		if f.frame[1]&0x80 != 0 { // whosever that was
+			t.late.add(c, t.timeout)
+		}
 		return false, t.hearOut(c)
 	case again.kind == foundForeign, again.kind == foundAnswer && string(again.frame) != string(f.frame):
 		t.late.add(c, t.timeout)
@@ -406,14 +409,11 @@ func (t *rtuTransport) hearOut(c *call) error {
 // unanswered says that nothing came in time that is the answer; doubt is an
 // exception that may have been.
 func (t *rtuTransport) unanswered(c *call, doubt error) error {
-	if u := t.late.of(c.unit); doubt != nil && u != nil {
-		u.doubts++
-		if u.doubts > maxDoubts {
-			delete(t.late.units, c.unit) // so late is nobody
-			return doubt
-		}
-	}
 	t.late.add(c, t.timeout)
+	if u := t.late.of(c.unit); doubt != nil && u != nil {
+		u.spoke()
+		u.doubts++
+	}
 	e := &wireError{kind: protocols.KindTimeout, err: os.ErrDeadlineExceeded, what: "no answer within " + t.timeout.String()}
 	switch {
 	case doubt != nil:

@@ -17,7 +17,8 @@ const (
 	lateTimeouts = 4
 	lateLeast    = 500 * time.Millisecond
 	// maxDoubts is how many exceptions in a row may be left aside because
-	// they may belong to an earlier request.
+	// they may belong to an earlier request, before the unit is left alone
+	// until nothing can come late any more.
 	maxDoubts = 2
 )
 
@@ -34,7 +35,7 @@ type lateCall struct {
 type lateUnit struct {
 	calls    []lateCall
 	overflow bool // there were more of them than are remembered
-	doubts   int
+	doubts   int  // exceptions in a row that may belong to any of them
 }
 
 // lateList is what may still come from each unit. RTU frames do not say

@@ -19,6 +19,7 @@ type metrics struct {
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
+	startDelay                                      *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -31,6 +32,7 @@ func metricsHandler(s Source) http.Handler {
 		readings:       desc("readings_total", "Readings taken from the device.", "device", "quality"),
 		scanDuration:   desc("scan_duration_seconds", "How long scans took.", "device"),
 		scans:          desc("scans_total", "Scans made.", "device"),
+		startDelay:     desc("scan_start_delay_seconds", "From when scans were due to their start, over all devices."),
 		missed:         desc("scans_missed_total", "Scans that were due and not made: overrun, or no connection.", "device"),
 		lost:           desc("values_lost_total", "Values that were dropped before they reached the agent, at the least: a full queue of the OPC UA server.", "device"),
 		up:             desc("device_up", "1 if the device is online or degraded, 0 if it is offline or disabled.", "device"),
@@ -60,7 +62,7 @@ func metricsHandler(s Source) http.Handler {
 // Describe is for prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.readings, m.scanDuration, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
+		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
@@ -96,8 +98,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.uplinkBatches, u.Delivered, u.Name)
 		gauge(m.uplinkLag, float64(u.Lag), u.Name)
 	}
+	var delay Histogram
 	for i := range s.Devices {
 		d := &s.Devices[i]
+		delay.add(&d.StartDelay)
 		counter(m.readings, d.Good, d.ID, "good")
 		counter(m.readings, d.Uncertain, d.ID, "uncertain")
 		counter(m.readings, d.Bad, d.ID, "bad")
@@ -106,6 +110,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.lost, d.Lost, d.ID)
 		gauge(m.up, truth(d.State == "online" || d.State == "degraded"), d.ID)
 		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
+	}
+	ch <- prometheus.MustNewConstHistogram(m.startDelay, delay.Count, delay.Sum.Seconds(), seconds(delay.Buckets))
+}
+
+// add counts what o counted, too.
+func (h *Histogram) add(o *Histogram) {
+	if h.Buckets == nil {
+		h.Buckets = make(map[time.Duration]uint64, len(o.Buckets))
+	}
+	h.Count += o.Count
+	h.Sum += o.Sum
+	for bound, n := range o.Buckets {
+		h.Buckets[bound] += n
 	}
 }
 

@@ -110,11 +110,15 @@ type Device struct {
 	Good       uint64  `json:"good"`
 	Uncertain  uint64  `json:"uncertain"`
 	Bad        uint64  `json:"bad"`
+	// Advice is what to change in its configuration, found out by asking it,
+	// in sentences for people.
+	Advice []string `json:"advice,omitempty"`
 
 	ScanHistogram Histogram `json:"-"`
+	StartDelay    Histogram `json:"-"` // from when a scan was due to its start
 }
 
-// Histogram is the distribution of scan durations.
+// Histogram is a distribution of durations.
 type Histogram struct {
 	Count   uint64
 	Sum     time.Duration

@@ -197,6 +197,9 @@ function drawDevice(s, d) {
     el('div', 'row', el('strong', '', d.id), el('span', 'pill ' + shade[d.state], d.state + ' for ' + span(s.now - d.since))),
     el('div', 'dim', facts.join(' · ')));
   if (d.reason) head.append(el('p', 'reason', d.reason));
+  const advice = d.advice || [];
+  for (const text of isOpen ? advice : advice.slice(0, 1)) head.append(el('p', 'dim', 'Suggestion: ' + text));
+  if (!isOpen && advice.length > 1) head.append(el('p', 'dim', '… and ' + (advice.length - 1) + ' more'));
   if (!isOpen) card.lastChild.replaceChildren();
 }
 
