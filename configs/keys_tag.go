@@ -17,17 +17,17 @@ func tagTable() table[protocols.Tag] {
 		},
 		{
 			name: "address", required: true,
-			doc: "Where the value is. Modbus: holding:100, input:7, coil:3, discrete:12, a bit as holding:100.3, or 40001. OPC UA: a NodeId such as ns=2;s=Axis1.Torque.",
+			doc: "Where the value is. Modbus: holding:100, input:7, coil:3, discrete:12, a bit as holding:100.3, a range of bits as holding:100.4-7, or 40001. OPC UA: a NodeId such as ns=2;s=Axis1.Torque.",
 			val: as(numbered("an address"), func(t *protocols.Tag, v string) { t.Address = v }),
 		},
 		{
 			name: "type",
-			doc:  "Modbus: bool, int16, uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32, string(N), bytes(N), or an array of them as T[n]. OPC UA: the server knows.",
+			doc:  "Modbus: bool, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, bcd64, string(N), bytes(N), a date-time (unix32, unix64, unix64ms; with the device's time_zone iec870, ymdhms, ymdhmsms, ymdhms8, bcdtime, mdyhms), or an array of them as T[n]. OPC UA: the server knows.",
 			val:  as(filled("a type such as uint16"), func(t *protocols.Tag, v string) { t.Type = v }),
 		},
 		{
 			name: "order",
-			doc:  "The order of the bytes, A being the most significant. Default: the device's.",
+			doc:  "The order of the bytes, A being the most significant. Four letters are for any size; those of eight tell the halves of 64 bits apart. Default: the device's.",
 			val:  as(order(), func(t *protocols.Tag, v protocols.Order) { t.Order = v }),
 		},
 		{

@@ -46,7 +46,8 @@ const (
 type address struct {
 	table  table
 	number uint16 // zero-based
-	bit    int8   // of the register, 0 to 15; -1: none given
+	bit    int8   // of the register, 0 to 15, or the first of a range; -1: none given
+	last   int8   // of a range of bits, 0 to 63; -1: not a range
 	form   notation
 }
 
@@ -86,7 +87,7 @@ func parseNamed(name, rest string) (address, error) {
 	if err != nil {
 		return address{}, err
 	}
-	number, bit, err := cutBit(t, rest)
+	number, bit, last, err := cutBits(t, rest)
 	if err != nil {
 		return address{}, err
 	}
@@ -97,7 +98,7 @@ func parseNamed(name, rest string) (address, error) {
 	if n >= addresses {
 		return address{}, fmt.Errorf("%s:%s is out of range: addresses go from 0 to %d", t, number, addresses-1)
 	}
-	return address{table: t, number: uint16(n), bit: bit}, nil
+	return address{table: t, number: uint16(n), bit: bit, last: last}, nil
 }
 
 func parseTable(name string) (table, error) {
@@ -154,32 +155,46 @@ func parseModicon(s string) (address, error) {
 		return address{}, fmt.Errorf("%q is out of range: the last one is %c%d", s, digits[0], addresses)
 	}
 	a.number = uint16(n - 1)
-	a.bit = -1
+	a.bit, a.last = -1, -1
 	if hasBit {
-		a.bit, err = parseBit(a.table, bitText)
+		a.bit, a.last, err = parseBits(a.table, bitText)
 	}
 	return a, err
 }
 
-// cutBit splits "100.3".
-func cutBit(t table, s string) (number string, bit int8, err error) {
+// cutBits splits "100.3" and "100.4-7".
+func cutBits(t table, s string) (number string, bit, last int8, err error) {
 	number, text, found := strings.Cut(s, ".")
 	if !found {
-		return number, -1, nil
+		return number, -1, -1, nil
 	}
-	bit, err = parseBit(t, text)
-	return number, bit, err
+	bit, last, err = parseBits(t, text)
+	return number, bit, last, err
 }
 
-func parseBit(t table, s string) (int8, error) {
+// parseBits understands a bit and, up to those of four registers, a range of
+// them. last is -1 where it is a single bit.
+func parseBits(t table, s string) (bit, last int8, err error) {
 	if t.bits() {
-		return 0, fmt.Errorf("a %s is a single bit already: leave out .%s", t, s)
+		return 0, 0, fmt.Errorf("a %s is a single bit already: leave out .%s", t, s)
 	}
-	n, err := parseDigits(s)
-	if err != nil || n > 15 {
-		return 0, fmt.Errorf("bit %q is not a number from 0 to 15 (0 is the lowest bit)", s)
+	low, high, isRange := strings.Cut(s, "-")
+	if !isRange {
+		n, err := parseDigits(s)
+		if err != nil || n > 15 {
+			return 0, 0, fmt.Errorf("bit %q is not a number from 0 to 15 (0 is the lowest bit)", s)
+		}
+		return int8(n), -1, nil
 	}
-	return int8(n), nil
+	from, err1 := parseDigits(low)
+	to, err2 := parseDigits(high)
+	switch {
+	case err1 != nil || err2 != nil || from > 63 || to > 63:
+		return 0, 0, fmt.Errorf("%q is not a range of bits: expected the lowest and the highest one, from 0 to 63, such as 4-7", s)
+	case from > to:
+		return 0, 0, fmt.Errorf("the range of bits %s begins with its highest one: write %d-%d", s, to, from)
+	}
+	return int8(from), int8(to), nil
 }
 
 // parseDigits is strconv.ParseUint without its signs and underscores.

@@ -22,7 +22,7 @@ import (
 // as.
 func conformanceTags() ([]protocols.Tag, []protocols.Value) {
 	tags := []protocols.Tag{
-		{Name: "counter", Address: "holding:500", Type: "uint32", Order: protocols.CDAB},
+		{Name: "counter", Address: "holding:900", Type: "uint32", Order: protocols.CDAB},
 		{Name: "on", Address: "coil:3"},
 		{Name: "row", Address: "coil:100", Type: "bool[3]"},
 		{Name: "door", Address: "10013"},
@@ -36,7 +36,7 @@ func conformanceTags() ([]protocols.Tag, []protocols.Value) {
 	at := 0
 	for _, v := range modbustest.Vectors() {
 		if v.Value.Kind() != protocols.KindNone && !v.DecodeOnly {
-			tags = append(tags, protocols.Tag{Name: fmt.Sprint(at), Address: fmt.Sprintf("holding:%d", at), Type: v.Type, Order: v.Order})
+			tags = append(tags, protocols.Tag{Name: fmt.Sprint(at), Address: v.Address(at), Type: v.Type, Order: v.Order})
 			values = append(values, v.Value)
 			at += len(v.Registers)
 		}
@@ -70,7 +70,7 @@ func setTag(tb testing.TB, set setter, v protocols.Value) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	set(tb, "holding", 500, binary.BigEndian.Uint16(raw), binary.BigEndian.Uint16(raw[2:]))
+	set(tb, "holding", 900, binary.BigEndian.Uint16(raw), binary.BigEndian.Uint16(raw[2:]))
 }
 
 func conformance(t *testing.T, addr string, set setter, start, stop func(*testing.T), mute func(*testing.T, bool)) {
@@ -80,7 +80,7 @@ func conformance(t *testing.T, addr string, set setter, start, stop func(*testin
 		Driver: modbus.New(modbus.Options{}),
 		Device: &protocols.Device{
 			ID: "press-1", Endpoint: "tcp://" + addr, Timeout: 5 * time.Second, Tags: tags,
-			Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 50, MaxRegisters: 125},
+			Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 50, MaxRegisters: 125, TimeZone: modbustest.TimeZone},
 		},
 		Values: values,
 		BadTag: protocols.Tag{Name: "bad", Address: "holding:1000"},

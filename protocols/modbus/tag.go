@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"fmt"
+	"strings"
 
 	"millrace/protocols"
 )
@@ -13,11 +14,14 @@ const (
 	maxBits      = 2000
 )
 
-// limits are how much one request may read, and read for nothing.
+// limits are what a device says of all its tags: how much one request may
+// read, and read for nothing, and its time zone.
 type limits struct {
 	registers, bits     int    // in one request
 	registerGap, bitGap int    // between two tags of one request
+	zone                int32  // seconds by which its clock is ahead of UTC
 	unit                *facts // what has been learnt of the unit; nil: nothing
+	hasZone             bool
 }
 
 // limitsOf returns the limits of d. A device that can take only small
@@ -28,7 +32,9 @@ func limitsOf(d *protocols.Device) limits {
 		n = maxRegisters
 	}
 	gap := max(d.Modbus.MaxGap, 0)
-	return limits{registers: n, bits: min(n*16, maxBits), registerGap: gap, bitGap: 16 * gap}
+	lim := limits{registers: n, bits: min(n*16, maxBits), registerGap: gap, bitGap: 16 * gap}
+	lim.zone, lim.hasZone = parseZone(d.Modbus.TimeZone)
+	return lim
 }
 
 // size is how many addresses of t one request may read.
@@ -62,7 +68,12 @@ func parseTag(t *protocols.Tag, lim limits) (field, *protocols.FieldError) {
 	if ferr := checkUse(t, dt); ferr != nil {
 		return field{}, ferr
 	}
+	if dt.scalar.local() && !lim.hasZone {
+		return field{}, &protocols.FieldError{Field: "type", Text: fmt.Sprintf(
+			`%s says no time zone: give the device time_zone: "+08:00" (or "+00:00" if its clock runs on UTC)`, dt)}
+	}
 	f := newField(a, dt, t.Order)
+	f.zone = lim.zone
 	switch last := int(a.number) + f.span - 1; {
 	case f.span > lim.size(a.table):
 		return field{}, &protocols.FieldError{Field: "type", Text: tooLong(a.table, dt, f.span, lim)}
@@ -76,14 +87,18 @@ func parseTag(t *protocols.Tag, lim limits) (field, *protocols.FieldError) {
 // checkUse refuses columns that make no sense for the type: such a tag could
 // never be good.
 func checkUse(t *protocols.Tag, dt dataType) *protocols.FieldError {
-	text := dt.scalar == typeString || dt.scalar == typeBytes
-	number := !text && dt.scalar != typeBool
+	var what string
+	switch {
+	case dt.scalar == typeBool:
+		what = "a single bit"
+	case dt.scalar.text():
+		what = "no number"
+	case dt.scalar.time():
+		what = "a time"
+	}
+	number := what == ""
 	refuse := func(column, why string) *protocols.FieldError {
 		return &protocols.FieldError{Field: column, Text: fmt.Sprintf("%s is %s: leave %s empty", dt, why, column)}
-	}
-	what := "a single bit"
-	if text {
-		what = "no number"
 	}
 	switch {
 	case t.HasScale && !number && t.Scale != 1:
@@ -96,8 +111,10 @@ func checkUse(t *protocols.Tag, dt dataType) *protocols.FieldError {
 		return refuse("min", what)
 	case t.Max != nil && !number:
 		return refuse("max", what)
-	case t.Enum != nil && text:
+	case t.Enum != nil && !number && dt.scalar != typeBool:
 		return refuse("enum", what)
+	case t.Enum != nil && dt.count > 0:
+		return refuse("enum", "an array")
 	}
 	return nil
 }
@@ -115,6 +132,9 @@ func tooLong(t table, dt dataType, n int, lim limits) string {
 
 // typeOf returns the type of a tag at a, the default where it has none.
 func typeOf(t *protocols.Tag, a address) (dataType, *protocols.FieldError) {
+	if a.last >= 0 {
+		return rangeTypeOf(t, a)
+	}
 	isBit := a.table.bits() || a.bit >= 0
 	if t.Type == "" {
 		if isBit {
@@ -137,4 +157,49 @@ func typeOf(t *protocols.Tag, a address) (dataType, *protocols.FieldError) {
 			"a bool in a register needs its bit: write %s.0 for the lowest one", t.Address)}
 	}
 	return dt, nil
+}
+
+// rangeTypeOf returns the type of a tag at a range of bits: an integer that
+// has all of them.
+func rangeTypeOf(t *protocols.Tag, a address) (dataType, *protocols.FieldError) {
+	dt := dataType{scalar: typeUint16}
+	if t.Type != "" {
+		var err error
+		if dt, err = parseType(t.Type); err != nil {
+			return dt, &protocols.FieldError{Field: "type", Text: err.Error()}
+		}
+	}
+	at := strings.TrimSpace(t.Address)
+	highest := 16*dt.registers() - 1
+	text := ""
+	switch {
+	case dt.scalar == typeBool && a.bit > 15:
+		text = fmt.Sprintf("%s is a range of bits, and one number: expected a type such as uint32, not %s", at, dt)
+	case dt.scalar == typeBool:
+		first, _, _ := strings.Cut(at, "-")
+		text = fmt.Sprintf("%s is a range of bits, and one number: expected a type such as uint16, not %s (or did you mean bool[%d] at %s?)",
+			at, dt, a.last-a.bit+1, first)
+	case !dt.scalar.integer():
+		text = fmt.Sprintf("%s is a range of bits: expected int16, uint16, int32, uint32, int64 or uint64, not %s", at, dt)
+	case dt.count > 0:
+		text = fmt.Sprintf("%s is a range of bits, and one number: an array of ranges cannot be read; write a tag for each", at)
+	case int(a.last) > highest:
+		text = fmt.Sprintf("%s has the bits 0 to %d, but %s goes up to bit %d: write %s", scalarTypes[dt.scalar].name, highest, at, a.last, wider(dt.scalar, a.last))
+	default:
+		return dt, nil
+	}
+	return dt, &protocols.FieldError{Field: "type", Text: text}
+}
+
+// wider returns the type of more bits than s that has the given one.
+func wider(s scalar, bit int8) string {
+	switch {
+	case s.signed() && bit < 32:
+		return "int32"
+	case s.signed():
+		return "int64"
+	case bit < 32:
+		return "uint32"
+	}
+	return "uint64"
 }

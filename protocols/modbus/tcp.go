@@ -122,6 +122,9 @@ func (t *tcpTransport) send(c *call) {
 	if err := t.write(c); err != nil {
 		c.fail(err)
 		t.ended = append(t.ended, c)
+		if t.conn == nil { // the others have lost it, too
+			t.failAll(err)
+		}
 	}
 }
 

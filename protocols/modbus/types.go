@@ -9,6 +9,8 @@ import (
 // scalar is the type of a tag's value, or of each element of an array.
 type scalar uint8
 
+// Integers, texts, times and times without a zone stand together: their
+// methods below count on it.
 const (
 	typeBool scalar = iota
 	typeInt16
@@ -17,12 +19,27 @@ const (
 	typeUint32
 	typeInt64
 	typeUint64
+	typeFloat16
 	typeFloat32
 	typeFloat64
 	typeBCD16
 	typeBCD32
+	typeBCD64
 	typeString
 	typeBytes
+	typeUnix32
+	typeUnix64
+	typeUnix64ms
+	typeIEC870
+	typeYMDHMS
+	typeYMDHMSms
+	typeYMDHMS8
+	typeBCDTime
+	typeMDYHMS
+
+	// typeRange is what an integer type becomes at a range of bits. It has no
+	// name of its own.
+	typeRange
 )
 
 // scalarTypes are the names of the types and the registers they fill; 0: as
@@ -31,20 +48,46 @@ var scalarTypes = [...]struct { //nolint:gochecknoglobals // a constant table
 	name      string
 	registers int
 }{
-	typeBool:    {"bool", 1},
-	typeInt16:   {"int16", 1},
-	typeUint16:  {"uint16", 1},
-	typeInt32:   {"int32", 2},
-	typeUint32:  {"uint32", 2},
-	typeInt64:   {"int64", 4},
-	typeUint64:  {"uint64", 4},
-	typeFloat32: {"float32", 2},
-	typeFloat64: {"float64", 4},
-	typeBCD16:   {"bcd16", 1},
-	typeBCD32:   {"bcd32", 2},
-	typeString:  {"string", 0},
-	typeBytes:   {"bytes", 0},
+	typeBool:     {"bool", 1},
+	typeInt16:    {"int16", 1},
+	typeUint16:   {"uint16", 1},
+	typeInt32:    {"int32", 2},
+	typeUint32:   {"uint32", 2},
+	typeInt64:    {"int64", 4},
+	typeUint64:   {"uint64", 4},
+	typeFloat16:  {"float16", 1},
+	typeFloat32:  {"float32", 2},
+	typeFloat64:  {"float64", 4},
+	typeBCD16:    {"bcd16", 1},
+	typeBCD32:    {"bcd32", 2},
+	typeBCD64:    {"bcd64", 4},
+	typeString:   {"string", 0},
+	typeBytes:    {"bytes", 0},
+	typeUnix32:   {"unix32", 2},
+	typeUnix64:   {"unix64", 4},
+	typeUnix64ms: {"unix64ms", 4},
+	typeIEC870:   {"iec870", 4},
+	typeYMDHMS:   {"ymdhms", 6},
+	typeYMDHMSms: {"ymdhmsms", 7},
+	typeYMDHMS8:  {"ymdhms8", 3},
+	typeBCDTime:  {"bcdtime", 3},
+	typeMDYHMS:   {"mdyhms", 3},
 }
+
+// integer says that s is a whole number in binary.
+func (s scalar) integer() bool { return s >= typeInt16 && s <= typeUint64 }
+
+// signed says that s is an integer that may be negative.
+func (s scalar) signed() bool { return s == typeInt16 || s == typeInt32 || s == typeInt64 }
+
+// text says that s is no number, and as long as its tag says.
+func (s scalar) text() bool { return s == typeString || s == typeBytes }
+
+// time says that s is a date-time.
+func (s scalar) time() bool { return s >= typeUnix32 && s <= typeMDYHMS }
+
+// local says that s is a date-time that does not say its time zone.
+func (s scalar) local() bool { return s >= typeIEC870 && s <= typeMDYHMS }
 
 // otherNames are what people write who come from elsewhere.
 var otherNames = map[string]string{ //nolint:gochecknoglobals // a constant table
@@ -67,14 +110,33 @@ var otherNames = map[string]string{ //nolint:gochecknoglobals // a constant tabl
 	"ulint":   "uint64",
 	"lword":   "uint64",
 	"qword":   "uint64",
-	"bcd":     "bcd16 or bcd32",
+	"bcd":     "bcd16, bcd32 or bcd64",
+	"lbcd":    "bcd32",
+	"half":    "float16",
 	"boolean": "bool",
 	"bit":     "bool",
 	"str":     "string(N), N in bytes",
-	"byte":    "uint16, or bytes(N)",
-	"int8":    "int16, or bytes(N)",
-	"uint8":   "uint16, or bytes(N)",
+	"char":    "string(N), N in bytes",
+	"ascii":   "string(N), N in bytes",
+	"utf8":    "string(N), N in bytes",
+	"byte":    aByte,
+	"int8":    "int16 with a range of bits in its address, such as holding:100.8-15 for the high byte, or bytes(N)",
+	"uint8":   aByte,
+
+	"date":          aTime,
+	"time":          aTime,
+	"datetime":      aTime,
+	"date_and_time": aTime,
+	"timestamp":     aTime,
+	"unix":          "unix32, unix64 or unix64ms",
+	"epoch":         "unix32, unix64 or unix64ms",
+	"ti081":         "iec870",
 }
+
+const (
+	aByte = "uint16 with a range of bits in its address, such as holding:100.8-15 for the high byte, or bytes(N)"
+	aTime = "unix32, unix64, unix64ms, iec870, ymdhms, ymdhmsms, ymdhms8, bcdtime or mdyhms, whichever the device has"
+)
 
 // dataType is a tag's type as its map says it.
 type dataType struct {
@@ -133,7 +195,7 @@ func parseType(s string) (dataType, error) {
 
 func checkSize(t dataType, sized bool) error {
 	name := scalarTypes[t.scalar].name
-	switch wanted := t.scalar == typeString || t.scalar == typeBytes; {
+	switch wanted := t.scalar.text(); {
 	case wanted && !sized:
 		return fmt.Errorf("%s needs its length in bytes: %s(16)", name, name)
 	case sized && !wanted:
@@ -166,7 +228,7 @@ func unknownType(name string) error {
 	if best != "" {
 		return fmt.Errorf("unknown type %q: did you mean %s?", name, best)
 	}
-	return fmt.Errorf("unknown type %q: expected bool, int16, uint16, int32, uint32, int64, uint64, float32, float64, bcd16, bcd32, string(N), bytes(N), or an array such as uint16[4]", name)
+	return fmt.Errorf("unknown type %q: expected bool, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, bcd64, string(N), bytes(N), a date-time (unix32, unix64, unix64ms, iec870, ymdhms, ymdhmsms, ymdhms8, bcdtime, mdyhms), or an array such as uint16[4]", name)
 }
 
 // editDistance is how many letters must be put in, left out, changed or

@@ -18,36 +18,13 @@ func TestEncodeVectors(t *testing.T) {
 		if v.Value.Kind() == protocols.KindNone || v.DecodeOnly {
 			continue
 		}
-		raw, err := Encode(v.Type, v.Order, v.Value)
+		raw, err := v.Layout().Encode(v.Value)
 		var got []uint16
 		for i := 0; i+1 < len(raw); i += 2 {
 			got = append(got, binary.BigEndian.Uint16(raw[i:]))
 		}
 		if err != nil || !slices.Equal(got, v.Registers) {
-			t.Errorf("%s %s of %+v is %04x, %v; want %04x", v.Type, v.Order, v.Value, got, err, v.Registers)
-		}
-	}
-}
-
-func TestEncodeRefuses(t *testing.T) {
-	t.Parallel()
-	for _, c := range []struct {
-		typ string
-		v   protocols.Value
-	}{
-		{"uint16", protocols.Uint(65536)},
-		{"uint16", protocols.Int(1)},
-		{"int16", protocols.Int(-32769)},
-		{"int16", protocols.Int(32768)},
-		{"bcd16", protocols.Uint(10000)},
-		{"bcd32", protocols.Uint(100000000)},
-		{"float32", protocols.Float64(1)},
-		{"string(2)", protocols.String("abc")},
-		{"uint16[2]", protocols.Array([]protocols.Value{protocols.Uint(1)})},
-		{"number", protocols.Uint(1)},
-	} {
-		if raw, err := Encode(c.typ, protocols.ABCD, c.v); err == nil {
-			t.Errorf("%s of %+v is %x", c.typ, c.v, raw)
+			t.Errorf("%+v of %+v is %04x, %v; want %04x", v.Layout(), v.Value, got, err, v.Registers)
 		}
 	}
 }
