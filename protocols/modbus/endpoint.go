@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // defaultPort is the port that IANA assigned to Modbus TCP.
@@ -106,8 +107,10 @@ func parseSerial(u *url.URL) (endpoint, error) {
 		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, rtu:///%s", u.Redacted(), strings.TrimPrefix(u.Host+u.Path, "/"))
 	case u.User != nil || u.Fragment != "":
 		return endpoint{}, fmt.Errorf("%q has more than a path and settings: %s", u.Redacted(), want)
-	case u.Path == "" || strings.HasSuffix(u.Path, "/"):
+	case u.Path == "" || strings.HasSuffix(u.Path, "/") || path.Clean(u.Path) == "/":
 		return endpoint{}, fmt.Errorf("%q names no serial port: %s", u.Redacted(), want)
+	case strings.ContainsFunc(u.Path, unicode.IsControl):
+		return endpoint{}, fmt.Errorf("%q has a control character in the port's path: %s", u.Redacted(), want)
 	}
 	settings, err := url.ParseQuery(u.RawQuery)
 	if err != nil {
