@@ -50,7 +50,7 @@ func TestParseSerialEndpoint(t *testing.T) {
 func TestParseSerialEndpointMistakes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"rtu://dev/ttyUSB0?baud=9600":              "write three, rtu:///dev/ttyUSB0",
+		"rtu://dev/ttyUSB0?baud=9600":              "write three, rtu:///dev/ttyUSB0?baud=9600",
 		"rtu://":                                   "names no serial port",
 		"rtu:///":                                  "names no serial port",
 		"rtu:///dev/":                              "names no serial port",
