@@ -96,7 +96,7 @@ func inflight() form[int] {
 }
 
 const (
-	timeZonePattern = `^([+-](0[0-9]|1[0-3]):[0-5][0-9]|[+-]14:00|Z|UTC)$`
+	timeZonePattern = `^([+-](0\d|1[0-3]):[0-5]\d|[+-]14:00|Z|UTC)$`
 	noOffset        = "+00:00"
 )
 
@@ -130,7 +130,7 @@ func timeZoneHint(s string) error {
 	}
 	plain = strings.TrimPrefix(strings.TrimPrefix(plain, "UTC"), "GMT")
 	// 8, +8, +800, +08.00, 8:00 and the like.
-	m := regexp.MustCompile(`^([+-]?)([0-9]{1,2})(?:[:.]?([0-9]{2}))?$`).FindStringSubmatch(plain)
+	m := regexp.MustCompile(`^([+-]?)(\d{1,2})(?:[:.]?(\d{2}))?$`).FindStringSubmatch(plain)
 	if m == nil {
 		return hint("write its offset, such as +08:00: a device's clock has an offset, no place")
 	}

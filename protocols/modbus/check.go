@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"errors"
 	"fmt"
 
 	"millrace/protocols"
@@ -66,7 +67,7 @@ func (e endpoint) checkFallback(second string) error {
 	case f.kind != e.kind:
 		return fmt.Errorf("it begins with %s://, but the endpoint with %s://: both are addresses of the same device, of the same kind", f.kind.scheme(), e.kind.scheme())
 	case f.key() == e.key():
-		return fmt.Errorf("it is the same as the endpoint: write the device's second address, or remove it")
+		return errors.New("it is the same as the endpoint: write the device's second address, or remove it")
 	}
 	return nil
 }

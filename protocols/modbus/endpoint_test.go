@@ -50,13 +50,13 @@ func TestParseSerialEndpoint(t *testing.T) {
 func TestParseSerialEndpointMistakes(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
-		"rtu://dev/ttyUSB0?baud=9600":              "write three, rtu:///dev/ttyUSB0?baud=9600",
-		"rtu://":                                   "names no serial port",
-		"rtu:///":                                  "names no serial port",
-		"rtu:///dev/":                              "names no serial port",
-		"rtu:///dev/..":                            "names no serial port",
-		"rtu:///dev/tty%00":                        "control character",
-		"rtu:///dev/ttyUSB0#1":                     "more than a path and settings",
+		"rtu://dev/ttyUSB0?baud=9600": "write three, rtu:///dev/ttyUSB0?baud=9600",
+		"rtu://":                      "names no serial port",
+		"rtu:///":                     "names no serial port",
+		"rtu:///dev/":                 "names no serial port",
+		"rtu:///dev/..":               "names no serial port",
+		"rtu:///dev/tty%00":           "control character",
+		"rtu:///dev/ttyUSB0#1":        "more than a path and settings",
 		"rtu:///dev/ttyUSB0?baud=9600;parity=none": "not NAME=VALUE&NAME=VALUE",
 		"rtu:///dev/ttyUSB0?baud=9600&baud=19200":  "baud is there 2 times",
 		"rtu:///dev/ttyUSB0?speed=9600":            "there is no setting speed: they are baud, parity",
@@ -73,10 +73,10 @@ func TestParseSerialEndpointMistakes(t *testing.T) {
 		"rtu:///dev/ttyUSB0?rs485=off&rts_after=1": "is for rs485=on",
 		"rtu:///dev/ttyUSB0?rs485=on&rts=up":       "high or low",
 		"rtu:///dev/ttyUSB0?rs485=on&rts_after=1s": "milliseconds from 0 to 100",
-		"rtu+tcp://":                               "names no host",
-		"rtu+tcp://moxa:4001?baud=9600":            "more than a host and a port",
-		"rtu+tcp:///dev/ttyUSB0":                   "names no host",
-		"rtu-tcp://moxa:4001":                      "does not know rtu-tcp://",
+		"rtu+tcp://":                    "names no host",
+		"rtu+tcp://moxa:4001?baud=9600": "more than a host and a port",
+		"rtu+tcp:///dev/ttyUSB0":        "names no host",
+		"rtu-tcp://moxa:4001":           "does not know rtu-tcp://",
 	} {
 		got, err := parseEndpoint(text)
 		if err == nil || !strings.Contains(err.Error(), want) {
