@@ -104,23 +104,39 @@ func topic() form[string] {
 // endpointURL is a device's address. Its driver checks what is in it.
 func endpointURL() form[string] {
 	return form[string]{
-		want:   "an address such as tcp://192.0.2.5:502 or opc.tcp://192.0.2.9:4840",
+		want:   "an address such as tcp://192.0.2.5:502, rtu:///dev/ttyUSB0?baud=9600 or opc.tcp://192.0.2.9:4840",
 		quotes: onlyText,
-		parse: func(s string) (string, error) {
-			switch scheme, _, ok := strings.Cut(s, "://"); {
-			case scheme == "rtu", scheme == "rtu+tcp":
-				return "", sentence(scheme + ":// is not in this version of Millrace: use tcp://, by way of a Modbus TCP gateway if need be")
-			case strings.Contains(s, "@"):
-				return "", sentence("a user name and a password have no place in the address: use the key auth")
-			case !ok && !strings.ContainsAny(s, "/ "):
-				return "", hint("write tcp:// (Modbus TCP) or opc.tcp:// (OPC UA) before it")
-			case !ok:
-				return "", errForm
-			}
-			return s, nil
-		},
-		spec: schema{"type": "string", "pattern": "^(tcp|opc\\.tcp)://[^@]+$"},
+		parse:  func(s string) (string, error) { return parseEndpoint(s, "tcp:// (Modbus TCP) or opc.tcp:// (OPC UA)") },
+		spec:   schema{"type": "string", "pattern": `^((tcp|rtu\+tcp|opc\.tcp)://[^@]+|rtu:///.+)$`},
 	}
+}
+
+// modbusURL is an address that only modbus devices have.
+func modbusURL() form[string] {
+	return form[string]{
+		want:   "an address such as tcp://192.0.2.5:502, rtu+tcp://192.0.2.6:4001 or rtu:///dev/ttyUSB0?baud=9600",
+		quotes: onlyText,
+		parse:  func(s string) (string, error) { return parseEndpoint(s, "tcp://") },
+		spec:   schema{"type": "string", "pattern": `^((tcp|rtu\+tcp)://[^@]+|rtu:///.+)$`},
+	}
+}
+
+// parseEndpoint refuses what no driver can understand. schemes is what may
+// stand before a host.
+func parseEndpoint(s, schemes string) (string, error) {
+	switch scheme, _, ok := strings.Cut(s, "://"); {
+	case scheme == "rtu": // a path may have an @ in it
+	case strings.Contains(s, "@"):
+		return "", sentence("a user name and a password have no place in the address: use the key auth")
+	case ok:
+	case strings.HasPrefix(s, "/dev/"):
+		return "", hint("write rtu://" + s)
+	case !strings.ContainsAny(s, "/ "):
+		return "", hint("write " + schemes + " before it")
+	default:
+		return "", errForm
+	}
+	return s, nil
 }
 
 // listenAddress is host:port, or empty.

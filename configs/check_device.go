@@ -22,6 +22,7 @@ func (l *loader) checkDevices(d *draft) {
 		l.checkWithDriver(dev)
 	}
 	l.checkUnits(d.devices)
+	l.checkBuses(d.devices)
 	l.checkLogins(d.devices)
 }
 
@@ -170,8 +171,8 @@ func (l *loader) fieldError(dev *deviceDraft, fe *protocols.FieldError) {
 }
 
 // checkUnits refuses two Modbus devices that would ask the same unit at the
-// same endpoint: their answers could not be told apart, and one of the two
-// is a copy whose unit was forgotten.
+// same endpoint, unless both say so: for one PLC that controls two machines
+// there are many copies whose unit was forgotten.
 func (l *loader) checkUnits(devices []*deviceDraft) {
 	type unit struct {
 		bus  string
@@ -192,11 +193,14 @@ func (l *loader) checkUnits(devices []*deviceDraft) {
 			first[u] = dev
 			continue
 		}
+		if other.sharedUnit && dev.sharedUnit {
+			continue
+		}
 		pos := dev.node.at("unit")
 		if dev.node.get("unit") == nil {
 			pos = dev.node.at("endpoint")
 		}
-		l.problem(pos, "this device has the same endpoint and unit as %s (line %d): give it its own unit, or put the tags into one device",
+		l.problem(pos, "this device has the same endpoint and unit as %s (line %d): give it its own unit, or put the tags into one device. If two devices are one unit indeed, write shared_unit: true in both",
 			showID(other), other.node.pos.Line)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,10 +20,18 @@ func drivers() map[string]configs.Checker {
 
 type fakeModbus struct{}
 
-func (fakeModbus) BusKey(d *protocols.Device) string { return d.Endpoint }
+func (fakeModbus) BusKey(d *protocols.Device) string {
+	key, _, _ := strings.Cut(d.Endpoint, "?")
+	return key
+}
+
+func (f fakeModbus) Line(d *protocols.Device) protocols.Line {
+	_, settings, _ := strings.Cut(d.Endpoint, "?")
+	return protocols.Line{Name: f.BusKey(d), Settings: settings}
+}
 
 func (fakeModbus) Check(d *protocols.Device) []*protocols.FieldError {
-	out := checkEndpoint(d, "tcp")
+	out := checkEndpoint(d, "tcp", "rtu+tcp", "rtu")
 	address := regexp.MustCompile(`^(holding|input|coil|discrete):([0-9]+)(\.[0-9]+)?$|^[0-9]{5}$`)
 	types := []string{"", "bool", "int16", "uint16", "int32", "uint32", "float32", "float64", "string(16)"}
 	for i := range d.Tags {
@@ -54,10 +63,10 @@ func (fakeOPCUA) Check(d *protocols.Device) []*protocols.FieldError {
 	return out
 }
 
-func checkEndpoint(d *protocols.Device, scheme string) []*protocols.FieldError {
+func checkEndpoint(d *protocols.Device, schemes ...string) []*protocols.FieldError {
 	u, err := url.Parse(d.Endpoint)
-	if err == nil && u.Scheme == scheme && u.Hostname() != "" {
+	if err == nil && slices.Contains(schemes, u.Scheme) && u.Hostname()+u.Path != "" {
 		return nil
 	}
-	return []*protocols.FieldError{{Tag: -1, Field: "endpoint", Text: fmt.Sprintf("expected %s://host:port, got %q", scheme, d.Endpoint)}}
+	return []*protocols.FieldError{{Tag: -1, Field: "endpoint", Text: fmt.Sprintf("expected %s://host:port, got %q", schemes[0], d.Endpoint)}}
 }

@@ -19,8 +19,9 @@ func TestMain(m *testing.M) {
 	flag.Bool("update", false, "write the golden files anew")
 	flag.Parse()
 	for name, value := range map[string]string{
-		"MILLRACE_TEST_SECRET": testSecret,
-		"ROBOT_PASSWORD":       "secret",
+		"MILLRACE_TEST_SECRET":   testSecret,
+		"MILLRACE_TEST_ENDPOINT": "rtu+tcp://192.0.2.8:4001",
+		"ROBOT_PASSWORD":         "secret",
 	} {
 		if err := os.Setenv(name, value); err != nil { // t.Setenv is not for parallel tests
 			panic(err)

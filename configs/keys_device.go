@@ -20,6 +20,8 @@ type deviceDraft struct {
 	auth     authDraft
 	tagNodes []*node // one for each tag; nil: its tags are in a tag map
 	badCells map[cell]bool
+	// sharedUnit: the same unit may be another device's, too.
+	sharedUnit bool
 }
 
 // cell is one key of one tag.
@@ -50,15 +52,14 @@ func driverOf(l *loader, n *node) string {
 func deviceTable() table[deviceDraft] {
 	keys := commonDeviceKeys()
 	keys = append(keys, modbusKeys()...)
+	keys = append(keys, modbusLinkKeys()...)
 	keys = append(keys, opcuaKeys()...)
 	keys = append(keys, key[deviceDraft]{
 		name: "tags", required: true,
 		doc: "What is read from the device. A tag map's path (.csv, relative to this file), or a list of tags right here.",
 		val: tagsValue{},
 	})
-	for _, name := range []string{"fallback", "equipment", "max_inflight", "pause", "close_after_scan"} {
-		keys = append(keys, later[deviceDraft](name))
-	}
+	keys = append(keys, later[deviceDraft]("equipment"))
 	return table[deviceDraft]{where: "a device", keys: keys}
 }
 
@@ -76,7 +77,9 @@ func commonDeviceKeys() []key[deviceDraft] {
 		},
 		{
 			name: "endpoint", required: true,
-			doc: "Where the device is: tcp://192.0.2.5:502 (Modbus TCP) or opc.tcp://192.0.2.9:4840 (OPC UA). Devices with the same endpoint share one connection.",
+			doc: "Where the device is, such as tcp://192.0.2.5:502 (Modbus TCP) or opc.tcp://192.0.2.9:4840 (OPC UA). " +
+				"Serial lines: rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1; serial device servers: rtu+tcp://192.0.2.6:4001. " +
+				"Devices with the same endpoint share one connection.",
 			val: as(endpointURL(), func(d *deviceDraft, v string) { d.Endpoint = v }),
 		},
 		{
@@ -134,7 +137,7 @@ func modbusKeys() []key[deviceDraft] {
 	return []key[deviceDraft]{
 		{
 			name: "unit", def: "1", only: modbusDriver,
-			doc: "The Modbus unit (slave) number. Devices that are alone at their TCP endpoint often want 1, 255 or 0.",
+			doc: "The Modbus unit (slave) number. Devices that are alone at their TCP endpoint often want 1, 255 or 0; on serial lines 1 to 247.",
 			val: as(integer(0, 255), func(d *deviceDraft, v int) { d.Modbus.Unit = uint8(v) }),
 		},
 		{

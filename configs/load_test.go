@@ -70,7 +70,7 @@ devices:
 	press := protocols.Device{
 		ID: "press-1", Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", Enabled: true,
 		Interval: time.Second, Timeout: time.Second, Snapshot: 10 * time.Minute, OfflineAfter: 5 * time.Second,
-		Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 16, MaxRegisters: 125},
+		Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 16, MaxRegisters: 125, MaxInflight: 1, Turnaround: 5 * time.Millisecond},
 		Tags: []protocols.Tag{{
 			Name: "temp", Address: "holding:1", Interval: time.Second, Scale: 1,
 			Source: protocols.Position{File: "millrace.yaml", Line: 9, Col: 12},
@@ -127,23 +127,31 @@ func TestEveryKey(t *testing.T) {
 	same(t, "press-1", c.Devices[0], &protocols.Device{
 		ID: "press-1", Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", Critical: true, Labels: map[string]string{"line": "3"},
 		Interval: 250 * time.Millisecond, Timeout: 2 * time.Second, Snapshot: time.Hour,
-		Modbus: protocols.ModbusOptions{Order: protocols.CDAB, MaxRegisters: 10},
+		Modbus: protocols.ModbusOptions{
+			Order: protocols.CDAB, MaxRegisters: 10, Fallback: "tcp://192.0.2.6", MaxInflight: protocols.InflightAuto, Pause: 20 * time.Millisecond,
+			Retries: 2, CloseAfterScan: true, Turnaround: 30 * time.Millisecond, TimeZone: "-03:30",
+		},
 		Tags: []protocols.Tag{
 			{
 				Name: "温度", Address: "40001", Type: "uint16", Order: protocols.DCBA, Interval: 5 * time.Second,
 				Scale: 0.1, Offset: -40, HasScale: true, Unit: "°C", Deadband: protocols.Deadband{Size: 2, Percent: true},
-				Min: &low, Max: &high, Description: "x", Source: at(39),
+				Min: &low, Max: &high, Description: "x", Source: at(47),
 			},
 			{
 				Name: "state", Address: "holding:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1,
-				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(40),
+				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(48),
 			},
 			{
 				Name: "level", Address: "input:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1e-3, HasScale: true,
-				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(41),
+				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(49),
 			},
 		},
 	})
+	for i, endpoint := range []string{"rtu:///dev/serial/by-id/usb-x-port0?baud=19200&parity=even&stop=1", "rtu+tcp://192.0.2.8:4001", "rtu+tcp://192.0.2.8:4001"} {
+		if d := c.Devices[2+i]; d.Endpoint != endpoint || d.Modbus.TimeZone != "+00:00" || d.Modbus.Unit != 7 {
+			t.Errorf("%s: endpoint %s, unit %d, time zone %s", d.ID, d.Endpoint, d.Modbus.Unit, d.Modbus.TimeZone)
+		}
+	}
 	same(t, "robot-7", c.Devices[1].OPCUA, protocols.OPCUAOptions{
 		SecurityPolicy: "Basic256Sha256", SecurityMode: "Sign", Username: "u", Password: "12345", Trust: "/etc/millrace/trusted",
 	})

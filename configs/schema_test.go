@@ -76,7 +76,7 @@ func TestSchema(t *testing.T) {
 	// What it takes files and other keys to know, a schema cannot say.
 	for _, name := range []string{
 		"typical-02-wrong-key", "typical-03-wrong-type", "typical-04-unknown-driver", "typical-09-bad-interval", "typical-10-bad-url",
-		"misplaced", "missing-keys", "modbus", "opcua", "later", "ids", "buffer", "buffer-limits", "uplinks", "catch-up", "tags", "scalar", "list", "no-sections",
+		"misplaced", "missing-keys", "modbus", "modbus-link", "opcua", "later", "ids", "buffer", "buffer-limits", "uplinks", "catch-up", "tags", "scalar", "list", "no-sections",
 	} {
 		file := filepath.Join("testdata", name+".bad.yaml")
 		if err := bySchema(t, file); err == nil {

@@ -38,7 +38,8 @@ func cmdCheck(_ context.Context, t terminal, args []string) int {
 	if cfg == nil {
 		return code
 	}
-	t.printf("%s", planText(cfg, readPlans(cfg)))
+	plans, buses := readPlans(cfg)
+	t.printf("%s", planText(cfg, plans, buses))
 	return exitDone
 }
 
@@ -51,6 +52,9 @@ type readPlan struct {
 	Tags     int           `json:"tags"`
 	Bytes    int           `json:"bytes"`
 	BusMS    float64       `json:"bus_ms"`
+
+	pace  pace
+	onBus bool // what is too much is said of its bus
 }
 
 type planRequest struct {
@@ -59,16 +63,9 @@ type planRequest struct {
 	Bytes int    `json:"bytes"` // both ways
 }
 
-const (
-	// turnaround is what a PLC takes to answer, as a rule: most answer between
-	// two cycles of their program.
-	turnaround = 5 * time.Millisecond
-	// networkBitsPerSecond is the slowest network a PLC has in practice.
-	networkBitsPerSecond = 10_000_000
-)
-
-// readPlans returns the plans of all devices that are polled.
-func readPlans(cfg *configs.Config) []readPlan {
+// readPlans returns the plans of all devices that are polled, and what they
+// make of the buses that they share.
+func readPlans(cfg *configs.Config) ([]readPlan, []busReport) {
 	all := drivers(newLogger(discard{}, false), cfg.Dir, cfg.Gateway.ID, nil, nil)
 	var plans []readPlan
 	for _, d := range cfg.Devices {
@@ -76,18 +73,28 @@ func readPlans(cfg *configs.Config) []readPlan {
 		if !ok || !d.Enabled {
 			continue
 		}
+		var line protocols.Line
+		liner, onBus := all[d.Driver].(protocols.Liner)
+		if onBus {
+			line = liner.Line(d)
+		}
+		pace := paceOf(d, line)
 		for _, g := range tagsByInterval(d) {
-			p := readPlan{Device: d.ID, Interval: g.interval, Seconds: g.interval.Seconds(), Tags: len(g.tags)}
-			for _, r := range planner.Requests(d, g.tags) {
+			p := readPlan{Device: d.ID, Interval: g.interval, Seconds: g.interval.Seconds(), Tags: len(g.tags), pace: pace, onBus: onBus}
+			requests := planner.Requests(d, g.tags)
+			for _, r := range requests {
 				p.Requests = append(p.Requests, planRequest{What: r.What, Tags: r.Tags, Bytes: r.ReqBytes + r.AnsBytes})
 				p.Bytes += r.ReqBytes + r.AnsBytes
 			}
-			wire := time.Duration(p.Bytes) * 8 * time.Second / networkBitsPerSecond
-			p.BusMS = float64((time.Duration(len(p.Requests))*turnaround + wire).Microseconds()) / 1000
+			p.BusMS = millis(pace.scan(requests))
 			plans = append(plans, p)
 		}
 	}
-	return plans
+	var reports []busReport
+	for _, b := range fieldBuses(cfg, all) {
+		reports = append(reports, b.report())
+	}
+	return plans, reports
 }
 
 type discard struct{}
@@ -122,7 +129,7 @@ func tagsByInterval(d *protocols.Device) []intervalTags {
 // maxShown is how many requests of a plan are listed.
 const maxShown = 12
 
-func planText(cfg *configs.Config, plans []readPlan) string {
+func planText(cfg *configs.Config, plans []readPlan, buses []busReport) string {
 	var b strings.Builder
 	tags := 0
 	for _, d := range cfg.Devices {
@@ -150,6 +157,11 @@ func planText(cfg *configs.Config, plans []readPlan) string {
 			if p.Device == d.ID {
 				planLines(&b, d, &p)
 			}
+		}
+	}
+	for i := range buses {
+		if buses[i].worthSaying() {
+			b.WriteString("\n" + buses[i].text())
 		}
 	}
 	return b.String()
@@ -186,9 +198,9 @@ func planLines(b *strings.Builder, d *protocols.Device, p *readPlan) {
 		return
 	}
 	fmt.Fprintf(b, "  every %s: %s in %s, %d bytes, about %.0f ms of the bus (at %v for each answer)\n",
-		configs.ShortDuration(p.Interval), counted(p.Tags, "tag"), counted(len(p.Requests), "request"), p.Bytes, p.BusMS, turnaround)
-	if busy := p.BusMS / 1000 / p.Seconds; busy > 1 {
-		fmt.Fprintf(b, "  WARNING: that is more than the interval: scans will be skipped. Use a longer interval, or fewer requests (max_gap).\n")
+		configs.ShortDuration(p.Interval), counted(p.Tags, "tag"), counted(len(p.Requests), "request"), p.Bytes, p.BusMS, p.pace.turnaround)
+	if busy := p.BusMS / 1000 / p.Seconds; busy > 1 && !p.onBus {
+		fmt.Fprintf(b, "  WARNING: that is more than the interval: scans will be skipped. Use a longer interval.\n")
 	}
 	w := tabwriter.NewWriter(b, 0, 0, 2, ' ', 0)
 	for i, r := range p.Requests {
@@ -214,6 +226,7 @@ type checkResult struct {
 	Problems []checkProblem `json:"problems"`
 	Uplinks  []checkUplink  `json:"uplinks,omitempty"`
 	Plan     []readPlan     `json:"plan,omitempty"`
+	Buses    []busReport    `json:"buses,omitempty"`
 }
 
 type checkUplink struct {
@@ -237,7 +250,7 @@ func checkJSON(t terminal, file string) int {
 	res := checkResult{OK: err == nil, Problems: []checkProblem{}}
 	code := exitDone
 	if err == nil {
-		res.Plan = readPlans(cfg)
+		res.Plan, res.Buses = readPlans(cfg)
 		for i := range cfg.Uplinks {
 			u := &cfg.Uplinks[i]
 			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Format, u.CatchUp, u.CatchUpRate.String()})

@@ -150,6 +150,13 @@ func TestCheck(t *testing.T) {
 		t.Fatalf("exit %d", code)
 	}
 	golden(t, "testdata/check/plant.json", out)
+	for _, args := range [][]string{{"serial.txt"}, {"serial.json", "--json"}} {
+		out, errOut, code = millrace(t, append([]string{"check", "-c", "testdata/check/serial.yaml"}, args[1:]...)...)
+		if code != exitDone {
+			t.Fatalf("exit %d: %s", code, errOut)
+		}
+		golden(t, "testdata/check/"+args[0], out)
+	}
 	out, _, code = millrace(t, "check", "-c", "testdata/mistakes/wrong-key.yaml", "--json")
 	var res checkResult
 	if err := json.Unmarshal([]byte(out), &res); err != nil || code != exitUsage || res.OK || len(res.Problems) == 0 || res.Problems[0].Line == 0 {

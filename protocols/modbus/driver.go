@@ -27,8 +27,8 @@ type Options struct {
 	Memory protocols.Memory
 }
 
-// Driver is the Modbus driver. It implements protocols.Driver and
-// protocols.Planner.
+// Driver is the Modbus driver. It implements protocols.Driver,
+// protocols.Planner and protocols.Liner.
 type Driver struct {
 	log  *slog.Logger
 	now  func() time.Time
@@ -55,22 +55,6 @@ func New(o Options) *Driver {
 		d.dial = dialer.DialContext
 	}
 	return d
-}
-
-// Check implements protocols.Driver.
-func (*Driver) Check(d *protocols.Device) []*protocols.FieldError {
-	var all []*protocols.FieldError
-	if _, err := parseEndpoint(d.Endpoint); err != nil {
-		all = append(all, &protocols.FieldError{Tag: -1, Field: "endpoint", Text: err.Error()})
-	}
-	lim := limitsOf(d)
-	for i := range d.Tags {
-		if _, err := parseTag(&d.Tags[i], lim); err != nil {
-			err.Tag = i
-			all = append(all, err)
-		}
-	}
-	return all
 }
 
 // BusKey implements protocols.Driver: devices share a connection if their
@@ -134,6 +118,10 @@ func (dr *Driver) link(e endpoint) transport {
 // Requests implements protocols.Planner. Tags with mistakes, which Check
 // reports, are left out.
 func (*Driver) Requests(d *protocols.Device, tags []int) []protocols.Request {
+	e, err := parseEndpoint(d.Endpoint)
+	if err != nil {
+		e = endpoint{} // Check reports that, too
+	}
 	lim := limitsOf(d)
 	fields := make([]field, 0, len(tags))
 	for _, i := range tags {
@@ -144,7 +132,7 @@ func (*Driver) Requests(d *protocols.Device, tags []int) []protocols.Request {
 	requests := merge(fields, lim)
 	list := make([]protocols.Request, len(requests))
 	for i, r := range requests {
-		list[i] = r.describe()
+		list[i] = e.cost(r)
 	}
 	return list
 }

@@ -8,6 +8,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 // defaultPort is the port that IANA assigned to Modbus TCP.
@@ -103,11 +104,14 @@ func parseSerial(u *url.URL) (endpoint, error) {
 	const want = "expected rtu:///dev/PORT, such as rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1"
 	switch {
 	case u.Host != "":
-		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, rtu:///%s", u.Redacted(), strings.TrimPrefix(u.Host+u.Path, "/"))
+		three := url.URL{Scheme: "rtu", Path: "/" + u.Host + u.Path, RawQuery: u.RawQuery}
+		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, %s", u.Redacted(), three.String())
 	case u.User != nil || u.Fragment != "":
 		return endpoint{}, fmt.Errorf("%q has more than a path and settings: %s", u.Redacted(), want)
-	case u.Path == "" || strings.HasSuffix(u.Path, "/"):
+	case u.Path == "" || strings.HasSuffix(u.Path, "/") || path.Clean(u.Path) == "/":
 		return endpoint{}, fmt.Errorf("%q names no serial port: %s", u.Redacted(), want)
+	case strings.ContainsFunc(u.Path, unicode.IsControl):
+		return endpoint{}, fmt.Errorf("%q has a control character in the port's path: %s", u.Redacted(), want)
 	}
 	settings, err := url.ParseQuery(u.RawQuery)
 	if err != nil {

@@ -54,8 +54,10 @@ func parseLine(settings map[string][]string) (line, error) {
 			return l, err
 		}
 	}
-	if !l.rs485.on && (l.rs485.low || l.rs485.before > 0 || l.rs485.after > 0) {
-		return l, fmt.Errorf("rts, rts_before and rts_after are for rs485=on: add that, or remove them")
+	for _, name := range []string{"rts", "rts_before", "rts_after"} {
+		if _, there := settings[name]; there && !l.rs485.on {
+			return l, fmt.Errorf("%s is for rs485=on: add that, or remove it", name)
+		}
 	}
 	return l, nil
 }
@@ -134,11 +136,19 @@ func (l *line) setRS485(name, value, lower string) error {
 	return nil
 }
 
-// String is the settings as people write them: 9600 8N1.
+// String is the settings as people write them: 9600 8N1. Two lines that are
+// not the same differ in it.
 func (l line) String() string {
 	s := fmt.Sprintf("%d 8%c%d", l.baud, l.parity, l.stop)
-	if l.rs485.on {
-		s += " RS-485"
+	if !l.rs485.on {
+		return s
+	}
+	s += " RS-485"
+	if l.rs485.low {
+		s += ", RTS low"
+	}
+	if l.rs485.before > 0 || l.rs485.after > 0 {
+		s += fmt.Sprintf(", RTS %v before and %v after", l.rs485.before, l.rs485.after)
 	}
 	return s
 }

@@ -140,19 +140,3 @@ func (r *request) answerBytes() int {
 	}
 	return 2 * r.count
 }
-
-// Sizes on the wire.
-const (
-	headerBytes  = 7               // MBAP header, unit included
-	requestBytes = headerBytes + 5 // function, address, quantity
-)
-
-// describe returns what users see of r in `millrace check`.
-func (r *request) describe() protocols.Request {
-	return protocols.Request{
-		What:     span(r.table, r.addr, r.count, named),
-		Tags:     len(r.fields),
-		ReqBytes: requestBytes,
-		AnsBytes: headerBytes + 2 + r.answerBytes(),
-	}
-}
