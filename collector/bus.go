@@ -40,7 +40,7 @@ type bus struct {
 	now func() time.Time
 
 	conn    protocols.Bus
-	sub     protocols.Subscriber // conn, where it can subscribe
+	sub     protocols.Subscriber             // conn, where it can subscribe
 	unitKey func(d *protocols.Device) string // which devices are one unit
 	devices []*device
 	units   []*unit

@@ -26,14 +26,14 @@ type device struct {
 	batch    protocols.Batch // used again for each batch
 	record   []byte          // the same
 
-	state     stateMachine
-	started   bool
-	down      bool     // its bad batch has gone out; nothing more until it answers
-	unit      *unit    // which it is, or is a part of, on its bus
-	scans     []*group // of a device that is polled
-	faulty    map[*group]error
-	refused   bool        // the buffer did not take the last batch
-	retired   atomic.Bool // a reload has replaced it or taken it away
+	state   stateMachine
+	started bool
+	down    bool     // its bad batch has gone out; nothing more until it answers
+	unit    *unit    // which it is, or is a part of, on its bus
+	scans   []*group // of a device that is polled
+	faulty  map[*group]error
+	refused bool        // the buffer did not take the last batch
+	retired atomic.Bool // a reload has replaced it or taken it away
 
 	counters counters
 	view     view
@@ -55,7 +55,7 @@ type view struct {
 	state    DeviceState
 	lastScan time.Duration
 	lastTime time.Time
-	advice   []string // what to change in the configuration
+	advice   []string            // what to change in the configuration
 	values   []protocols.Reading // the newest of each tag, before changes are selected
 	times    []int64             // when they arrived, in ms; 0: not yet
 }
