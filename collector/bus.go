@@ -294,18 +294,14 @@ func (b *bus) serve(work context.Context) {
 			return
 		}
 	}
-	g := b.sched.first()
-	if g == nil || g.due.After(now) {
+	g := b.dueGroup(now)
+	if g == nil {
 		return
 	}
 	due := g.due
 	g.dev.counters.missed.Add(uint64(g.reschedule(now)))
 	b.sched.changed(g)
-	switch {
-	case g.busy: // it is the one that is interrupted
-		g.dev.counters.missed.Add(1)
-		return
-	case b.mustWait(g, now):
+	if b.mustWait(g, now) {
 		g.dev.unit.wants = g
 		g.dev.counters.missed.Add(1)
 		return
@@ -315,6 +311,22 @@ func (b *bus) serve(work context.Context) {
 	// What became due while it was read is left out, and counted.
 	g.dev.counters.missed.Add(uint64(g.overrun(b.now())))
 	b.sched.changed(g)
+}
+
+// dueGroup returns the group that is due, or nil. Those that are being read
+// have missed their turn.
+func (b *bus) dueGroup(now time.Time) *group {
+	for {
+		g := b.sched.first()
+		if g == nil || g.due.After(now) {
+			return nil
+		}
+		if !g.busy {
+			return g
+		}
+		g.dev.counters.missed.Add(uint64(g.overrun(now)))
+		b.sched.changed(g)
+	}
 }
 
 // mustWait says that the unit of g is silent and has to wait for its probe.
@@ -338,8 +350,7 @@ func (b *bus) othersDue() bool {
 		return false
 	}
 	now := b.now()
-	g := b.sched.first()
-	return g != nil && !g.busy && !g.due.After(now) || b.probes.turn(now, b.units) != nil
+	return b.dueGroup(now) != nil || b.probes.turn(now, b.units) != nil
 }
 
 // giveTurn serves another scan in the middle of the present one.

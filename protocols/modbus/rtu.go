@@ -317,7 +317,7 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 	case foundAnswer:
 	}
 	l.echo = nil
-	again := l.find(rest, true)
+	other := l.another(f.frame, rest)
 	switch {
 	case f.noise > maxNoise:
 		t.late.add(c, t.timeout)
@@ -327,9 +327,9 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 			t.late.add(c, t.timeout)
 		}
 		return false, t.hearOut(c)
-	case again.kind == foundForeign, again.kind == foundAnswer && string(again.frame) != string(f.frame):
+	case other != nil:
 		t.late.add(c, t.timeout)
-		return false, t.foreign(c, again.frame)
+		return false, t.foreign(c, other)
 	}
 	exception := f.frame[1]&0x80 != 0
 	c.take(f.frame[0], f.frame[1:len(f.frame)-2])

@@ -109,6 +109,22 @@ func (l *listener) find(in []byte, last bool) found {
 	return damaged
 }
 
+// another looks through what came behind the answer, and returns a frame that
+// makes it doubtful: another one that could be the answer, or somebody
+// else's. The same once more does not.
+func (l *listener) another(answer, behind []byte) []byte {
+	for {
+		f := l.find(behind, true)
+		switch {
+		case f.kind == foundNothing:
+			return nil
+		case f.kind == foundForeign, f.kind == foundAnswer && string(f.frame) != string(answer):
+			return f.frame
+		}
+		behind = behind[f.used:]
+	}
+}
+
 // awaits says that in may be the beginning of the answer.
 func (l *listener) awaits(in []byte) bool {
 	c := l.call

@@ -40,9 +40,9 @@ type lateUnit struct {
 
 // lateList is what may still come from each unit. RTU frames do not say
 // which request they answer, so a unit is not asked again for an answer of
-// the same function and size before the late one has come, or cannot come
-// any more: enough time has passed, and the unit has said something since (a
-// unit that works off its requests in turn has left that one behind).
+// the same function and size before the late one cannot come any more: enough
+// time has passed, and the unit has said something since (a unit that works
+// off its requests in turn has left that one behind).
 type lateList struct {
 	now   func() time.Time // with a monotonic part
 	units map[uint8]*lateUnit
@@ -74,20 +74,17 @@ func (l *lateList) add(c *call, timeout time.Duration) {
 
 // heard takes in a frame of a unit that was not awaited: it is false if
 // nothing of the kind was to come. Size is -1 for an exception, which any
-// call may have got.
+// call may have got. What was to come may come still: the frame may be the
+// answer to another master.
 func (l *lateList) heard(unit, function byte, size int) bool {
 	u := l.of(unit)
 	if u == nil {
 		return false
 	}
 	u.spoke()
-	at := slices.IndexFunc(u.calls, func(e lateCall) bool {
+	return slices.ContainsFunc(u.calls, func(e lateCall) bool {
 		return e.function == function && (size < 0 || e.size == size)
 	})
-	if at >= 0 && size >= 0 {
-		u.calls = slices.Delete(u.calls, at, at+1)
-	}
-	return at >= 0
 }
 
 // spoke notes that the unit has said something.
