@@ -94,9 +94,7 @@ func (se *session) readRTU(ctx context.Context) {
 			return
 		}
 		now := time.Now()
-		if now.Sub(last) >= apart {
-			split.silent()
-		}
+		split.silent(now.Sub(last), apart)
 		last = now
 		split.add(se.in[:n], func(frame []byte) {
 			if err == nil && frame[0] != broadcast {
