@@ -28,9 +28,8 @@ const (
 	// cut, a firewall that forgot it), and TCP alone takes minutes to notice.
 	deafScans = 3
 	deafTime  = 5 * time.Second
-	// probeShare: all silent units of a shared bus together get 1/probeShare
-	// of its time.
-	probeShare = 20
+	// maxNested is how many scans may be interrupted by one another.
+	maxNested = 4
 )
 
 // bus is the goroutine that owns one connection to the field and the devices
@@ -42,8 +41,13 @@ type bus struct {
 
 	conn    protocols.Bus
 	sub     protocols.Subscriber // conn, where it can subscribe
+	unitKey func(d *protocols.Device) string // which devices are one unit
 	devices []*device
+	units   []*unit
+	probes  probing
 	sched   schedule
+	nested  int           // scans that are interrupted by the present one
+	lent    time.Duration // that interrupted scans gave to others, in all
 
 	connected   bool
 	proven      bool // it has answered on this connection
@@ -88,6 +92,10 @@ func newBus(key string, driver protocols.Driver, devs []*device, o Options) (*bu
 		done: make(chan struct{}), updates: make(chan struct{}, 1),
 	}
 	b.sub, _ = conn.(protocols.Subscriber)
+	b.unitKey = func(d *protocols.Device) string { return d.ID }
+	if k, ok := driver.(protocols.UnitKeyer); ok {
+		b.unitKey = k.UnitKey
+	}
 	return b, nil
 }
 
@@ -178,6 +186,7 @@ func (b *bus) setDevices(set busDevices) {
 		}
 	}
 	b.devices = devs
+	b.setUnits()
 	now := b.now()
 	for _, d := range devs {
 		if known[d] {
@@ -191,6 +200,30 @@ func (b *bus) setDevices(set busDevices) {
 			g.due = firstDue(now, g.interval, g.phase)
 			b.sched.add(g)
 		}
+	}
+}
+
+// setUnits finds out which devices are the same unit. What is known of those
+// that stay is kept.
+func (b *bus) setUnits() {
+	before := map[string]*unit{}
+	for _, u := range b.units {
+		before[u.key] = u
+	}
+	b.units = b.units[:0:0]
+	now := map[string]*unit{}
+	for _, d := range b.devices {
+		key := b.unitKey(d.cfg)
+		u := now[key]
+		if u == nil {
+			if u = before[key]; u == nil {
+				u = &unit{key: key}
+			}
+			u.wants = nil // it may be a scan of a device that has gone
+			now[key] = u
+			b.units = append(b.units, u)
+		}
+		d.unit = u
 	}
 }
 
@@ -212,6 +245,9 @@ func (b *bus) nextWake(now time.Time) time.Time {
 	}
 	if g := b.sched.first(); g != nil {
 		earlier(g.due)
+	}
+	if t, ok := b.probes.wake(b.units); ok {
+		earlier(t)
 	}
 	if len(b.subs) > 0 && !b.connected {
 		earlier(b.nextConnect)
@@ -235,11 +271,8 @@ func (b *bus) turn(ctx, work context.Context) {
 	if len(b.subs) > 0 {
 		b.keepSubscribed(work)
 	}
-	if g := b.sched.first(); g != nil && ctx.Err() == nil && !g.due.After(b.now()) {
-		b.scan(work, g)
-		skipped := g.reschedule(b.now())
-		g.dev.counters.missed.Add(uint64(skipped))
-		b.sched.changed(g)
+	if ctx.Err() == nil {
+		b.serve(work)
 	}
 	now := b.now()
 	for _, d := range b.devices {
@@ -249,16 +282,84 @@ func (b *bus) turn(ctx, work context.Context) {
 	}
 }
 
+// serve makes the scan that is due, if there is one: a probe of a silent unit
+// that has waited for it, or the next on the schedule.
+func (b *bus) serve(work context.Context) {
+	now := b.now()
+	if u := b.probes.turn(now, b.units); u != nil {
+		g := u.wants
+		u.wants = nil
+		if u.silent && !g.busy {
+			b.scan(work, g)
+			return
+		}
+	}
+	g := b.sched.first()
+	if g == nil || g.due.After(now) {
+		return
+	}
+	due := g.due
+	g.dev.counters.missed.Add(uint64(g.reschedule(now)))
+	b.sched.changed(g)
+	switch {
+	case g.busy: // it is the one that is interrupted
+		g.dev.counters.missed.Add(1)
+		return
+	case b.mustWait(g, now):
+		g.dev.unit.wants = g
+		g.dev.counters.missed.Add(1)
+		return
+	}
+	g.dev.counters.delay.observe(max(now.Sub(due), 0))
+	b.scan(work, g)
+	// What became due while it was read is left out, and counted.
+	g.dev.counters.missed.Add(uint64(g.overrun(b.now())))
+	b.sched.changed(g)
+}
+
+// mustWait says that the unit of g is silent and has to wait for its probe.
+// In a session one device's silence holds up no other, and where all are
+// silent there is nobody to protect.
+func (b *bus) mustWait(g *group, now time.Time) bool {
+	if !g.dev.unit.silent || b.sub != nil || !b.connected || allSilent(b.units) {
+		return false
+	}
+	if now.Before(b.probes.next) {
+		return true
+	}
+	first := b.probes.turn(now, b.units)
+	return first != nil && first != g.dev.unit
+}
+
+// othersDue says that another scan than those that are under way should have
+// its turn.
+func (b *bus) othersDue() bool {
+	if b.nested >= maxNested {
+		return false
+	}
+	now := b.now()
+	g := b.sched.first()
+	return g != nil && !g.busy && !g.due.After(now) || b.probes.turn(now, b.units) != nil
+}
+
+// giveTurn serves another scan in the middle of the present one.
+func (b *bus) giveTurn(work context.Context) {
+	start := b.now()
+	b.nested++
+	b.serve(work)
+	b.nested--
+	if b.nested == 0 {
+		b.lent += b.now().Sub(start)
+	}
+}
+
 // scan takes one turn of a group: it connects if it must and may, reads, and
 // hands the result to the device. A turn that cannot be taken is counted.
 func (b *bus) scan(work context.Context, g *group) {
 	d := g.dev
-	now := b.now()
-	if now.Before(d.nextProbe) {
-		d.counters.missed.Add(1)
-		return
-	}
-	if !b.connect(work, now) {
+	g.busy = true
+	defer func() { g.busy = false }()
+	if !b.connect(work, b.now()) {
 		if work.Err() == nil {
 			d.counters.missed.Add(1)
 			d.unanswered(b.connErr)
@@ -281,18 +382,39 @@ func (b *bus) scan(work context.Context, g *group) {
 	if work.Err() != nil {
 		return // cut off by the stop: nothing is known about the device
 	}
+	d.scanned(g, res, took)
+	b.noteUnit(d.unit, res, took)
+	if res.Learnt {
+		b.tellAdvice(d)
+	}
+	b.hear(res)
+	if d.cfg.Modbus.CloseAfterScan && b.connected && b.nested == 0 {
+		b.disconnect() // the next scan connects
+	}
+}
+
+// noteUnit takes in what a scan showed of a unit.
+func (b *bus) noteUnit(u *unit, res protocols.ScanResult, took time.Duration) {
 	if res.Answers > 0 {
 		b.proven = b.connected
 		b.backoff = 0
-		if b.allSilent() {
-			b.promote()
+		if u.silent {
+			b.probes.answered()
 		}
+		u.silent, u.wants = false, nil
+		return
 	}
-	d.scanned(g, res, took)
-	if res.Answers == 0 {
-		b.demote(d, took)
+	u.silent, u.lastProbe, u.wants = true, b.now(), nil
+	if b.connected && !allSilent(b.units) {
+		b.probes.failed(b.now(), took)
 	}
-	b.hear(res)
+}
+
+// tellAdvice makes known what the bus has learnt of a device.
+func (b *bus) tellAdvice(d *device) {
+	if a, ok := b.conn.(protocols.Adviser); ok {
+		d.advised(a.Advice(d.cfg))
+	}
 }
 
 // hear notices a connection that has gone deaf. One unit that answers is
@@ -313,7 +435,7 @@ func (b *bus) hear(res protocols.ScanResult) {
 	}
 }
 
-// read runs the group's scan.
+// read runs the group's scan. What it took is its own time alone.
 func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.Duration) {
 	if g.scan == nil {
 		s, err := b.conn.Plan(g.dev.cfg, g.tags)
@@ -321,39 +443,14 @@ func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.D
 			return protocols.ScanResult{Requests: 1, Err: err}, 0
 		}
 		g.scan = s
-	}
-	start := b.now()
-	res := g.scan.Read(work, g.out)
-	return res, b.now().Sub(start)
-}
-
-// demote makes a silent unit wait for its next probe, so that all silent
-// units of a shared bus together take at most a twentieth of its time.
-func (b *bus) demote(d *device, took time.Duration) {
-	silent := 0
-	for _, other := range b.devices {
-		if other.down {
-			silent++
+		if i, ok := s.(protocols.Interruptible); ok && len(b.devices) > 1 {
+			i.OnPause(b.othersDue, func() { b.giveTurn(work) })
 		}
+		b.tellAdvice(g.dev)
 	}
-	// In a session one device's silence holds up no other, and where all are
-	// silent there is nobody to protect.
-	if b.sub != nil || !b.connected || silent == len(b.devices) {
-		return
-	}
-	d.nextProbe = b.now().Add(took * probeShare * time.Duration(silent))
-}
-
-// promote lets all silent units be probed at once: the line is alive again.
-func (b *bus) promote() {
-	for _, d := range b.devices {
-		d.nextProbe = time.Time{}
-	}
-}
-
-// allSilent says that no device of the bus answers.
-func (b *bus) allSilent() bool {
-	return !slices.ContainsFunc(b.devices, func(d *device) bool { return !d.down })
+	start, lent := b.now(), b.lent
+	res := g.scan.Read(work, g.out)
+	return res, b.now().Sub(start) - (b.lent - lent)
 }
 
 // connect makes sure that there is a connection, if it is time to try.

@@ -28,9 +28,9 @@ type device struct {
 
 	state     stateMachine
 	started   bool
-	down      bool      // its bad batch has gone out; nothing more until it answers
-	nextProbe time.Time // on a shared bus: not to be asked before
-	scans     []*group  // of a device that is polled
+	down      bool     // its bad batch has gone out; nothing more until it answers
+	unit      *unit    // which it is, or is a part of, on its bus
+	scans     []*group // of a device that is polled
 	faulty    map[*group]error
 	refused   bool        // the buffer did not take the last batch
 	retired   atomic.Bool // a reload has replaced it or taken it away
@@ -45,6 +45,7 @@ type counters struct {
 	scans, missed        atomic.Uint64
 	lost                 atomic.Uint64 // values that never arrived
 	duration             histogram
+	delay                histogram // from when a scan was due to its start
 }
 
 // view is what other goroutines may see of a device. Only the bus's
@@ -54,6 +55,7 @@ type view struct {
 	state    DeviceState
 	lastScan time.Duration
 	lastTime time.Time
+	advice   []string // what to change in the configuration
 	values   []protocols.Reading // the newest of each tag, before changes are selected
 	times    []int64             // when they arrived, in ms; 0: not yet
 }
@@ -131,7 +133,6 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 		return
 	}
 	d.down, g.silent, g.deaf = false, false, false
-	d.nextProbe = time.Time{}
 	for _, other := range d.scans {
 		// While this one is answered, another one's silence is its own.
 		other.deaf = other.silent
@@ -147,6 +148,20 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	d.send(now.UnixMilli())
 	if d.note(g, res.Err) {
 		d.tellState()
+	}
+}
+
+// advised takes in what to change in the device's configuration, and logs
+// what is new.
+func (d *device) advised(advice []string) {
+	d.view.mu.Lock()
+	before := d.view.advice
+	d.view.advice = advice
+	d.view.mu.Unlock()
+	for _, text := range advice {
+		if !slices.Contains(before, text) {
+			d.log.Info("the device was found to have a limit; it is kept to", "advice", text)
+		}
 	}
 }
 

@@ -22,6 +22,7 @@ type group struct {
 	snapshot time.Time // when all its tags went out last
 	silent   bool      // its last scan had no answer
 	deaf     bool      // it had none while others of its device's groups had
+	busy     bool      // it is being read
 	index    int       // in the schedule
 }
 
@@ -74,7 +75,7 @@ func firstDue(now time.Time, interval, phase time.Duration) time.Time {
 	return now
 }
 
-// reschedule sets when g is due next, after the turn it had at g.due, and
+// reschedule sets when g is due next, after the turn it has at g.due, and
 // returns how many turns were skipped because now is later than they were.
 // Nothing queues up: a scan that is late takes the next turn on the clock.
 func (g *group) reschedule(now time.Time) (skipped int) {
@@ -84,6 +85,17 @@ func (g *group) reschedule(now time.Time) (skipped int) {
 		// the clock's multiples.
 		skipped = int((late+g.interval/2)/g.interval) - 1
 	}
+	g.due = next
+	return skipped
+}
+
+// overrun passes over the turns that came while g was read.
+func (g *group) overrun(now time.Time) (skipped int) {
+	if g.due.After(now) {
+		return 0
+	}
+	next := nextDue(now, g.interval, g.phase)
+	skipped = int((next.Sub(g.due) + g.interval/2) / g.interval)
 	g.due = next
 	return skipped
 }

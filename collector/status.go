@@ -22,6 +22,8 @@ type DeviceStatus struct {
 	Missed       uint64 // that were due and not made
 	Lost         uint64 // values that the device's side dropped before they reached us, at the least
 	ScanDuration HistogramCounts
+	StartDelay   HistogramCounts // from when a scan was due to its start
+	Advice       []string        // what to change in its configuration, in sentences
 }
 
 // TagValue is the newest reading of one tag.
@@ -69,10 +71,12 @@ func (d *device) status() DeviceStatus {
 		Scans: d.counters.scans.Load(), Missed: d.counters.missed.Load(),
 		Lost:         d.counters.lost.Load(),
 		ScanDuration: d.counters.duration.counts(),
+		StartDelay:   d.counters.delay.counts(),
 	}
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	s.State, s.LastTime, s.LastScan = d.view.state, d.view.lastTime, d.view.lastScan
+	s.Advice = d.view.advice
 	for i := range d.view.values {
 		if d.view.values[i].Quality == protocols.Bad {
 			s.BadTags++

@@ -69,9 +69,10 @@ type Adviser interface {
 // Interruptible is a Scan of many requests that lets others in between.
 type Interruptible interface {
 	Scan
-	// OnPause has f called where another scan of the same bus may be run
-	// before Read goes on; nil: nothing is called.
-	OnPause(f func())
+	// OnPause has others called where another scan of the same bus may be run
+	// before Read goes on, to hear whether one should, and then give, which
+	// runs it.
+	OnPause(others func() bool, give func())
 }
 
 // Bus is one connection (a socket, a serial line, a session) and what is on

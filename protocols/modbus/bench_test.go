@@ -20,6 +20,12 @@ func holdingTags(n int) []string {
 	return tags
 }
 
+// planOf returns the requests for all tags of d.
+func planOf(d *protocols.Device) ([]*request, error) {
+	fields, err := fieldsOf(d, allTags(d))
+	return merge(fields, limitsOf(d)), err
+}
+
 func BenchmarkDecode125(b *testing.B) {
 	for _, typ := range []string{"uint16", "int16"} {
 		b.Run(typ, func(b *testing.B) {
@@ -27,7 +33,7 @@ func BenchmarkDecode125(b *testing.B) {
 			for i := range d.Tags {
 				d.Tags[i].Type = typ
 			}
-			requests, err := plan(d, allTags(d))
+			requests, err := planOf(d)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -39,7 +45,7 @@ func BenchmarkDecode125(b *testing.B) {
 		for i := range 62 {
 			d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprintf("hr:%d", 2*i), Type: "float32", Order: protocols.CDAB})
 		}
-		requests, err := plan(d, allTags(d))
+		requests, err := planOf(d)
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -63,10 +69,9 @@ func benchmarkDecode(b *testing.B, r *request, tags int) {
 
 func BenchmarkPlan10000Tags(b *testing.B) {
 	d := newDevice("x:1", holdingTags(10000)...)
-	tags := allTags(d)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := plan(d, tags); err != nil {
+		if _, err := planOf(d); err != nil {
 			b.Fatal(err)
 		}
 	}

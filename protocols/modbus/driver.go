@@ -23,6 +23,8 @@ type Options struct {
 	Now func() time.Time
 	// Dial makes the connections; nil: TCP with keep-alive.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// Memory keeps what is learnt of devices over restarts; nil: nothing does.
+	Memory protocols.Memory
 }
 
 // Driver is the Modbus driver. It implements protocols.Driver and
@@ -31,11 +33,13 @@ type Driver struct {
 	log  *slog.Logger
 	now  func() time.Time
 	dial dialFunc
+
+	memory protocols.Memory
 }
 
 // New returns a Driver.
 func New(o Options) *Driver {
-	d := &Driver{log: o.Log, now: o.Now, dial: o.Dial}
+	d := &Driver{log: o.Log, now: o.Now, dial: o.Dial, memory: o.Memory}
 	if d.log == nil {
 		d.log = slog.New(slog.DiscardHandler)
 	}
@@ -93,15 +97,38 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "endpoint: " + err.Error(), Err: err}
 	}
 	b := &bus{
-		endpoint:  e.String(),
-		transport: newTCPTransport(dr.dial, e.addr),
+		endpoints: []endpoint{e},
 		now:       dr.now,
 		log:       dr.log,
+		memory:    dr.memory,
+		units:     map[uint8]*unit{},
+		heard:     true,
 	}
+	for _, d := range devices {
+		if second, err := parseEndpoint(d.Modbus.Fallback); d.Modbus.Fallback != "" && err == nil && len(b.endpoints) == 1 {
+			b.endpoints = append(b.endpoints, second)
+		}
+	}
+	for _, e := range b.endpoints {
+		b.links = append(b.links, dr.link(e))
+	}
+	b.use(0)
 	for _, d := range devices {
 		b.timeout = max(b.timeout, cmp.Or(d.Timeout, defaultTimeout))
 	}
 	return b, nil
+}
+
+// link makes the transport to an endpoint.
+func (dr *Driver) link(e endpoint) transport {
+	switch e.kind {
+	case linkSerial:
+		return newSerialTransport(e.addr, e.line)
+	case linkRTUTCP:
+		return newRTUTCPTransport(dr.dial, e.addr)
+	case linkTCP:
+	}
+	return newTCPTransport(dr.dial, e.addr)
 }
 
 // Requests implements protocols.Planner. Tags with mistakes, which Check
@@ -122,9 +149,9 @@ func (*Driver) Requests(d *protocols.Device, tags []int) []protocols.Request {
 	return list
 }
 
-// plan returns the requests that read the given tags of d. The error is a
+// fieldsOf returns the fields of the given tags of d. The error is a
 // *protocols.Error that names every mistake.
-func plan(d *protocols.Device, tags []int) ([]*request, error) {
+func fieldsOf(d *protocols.Device, tags []int) ([]field, error) {
 	lim := limitsOf(d)
 	fields := make([]field, 0, len(tags))
 	var mistakes []error
@@ -144,5 +171,5 @@ func plan(d *protocols.Device, tags []int) ([]*request, error) {
 			Text: "device " + d.ID + ": " + err.Error(),
 		}
 	}
-	return merge(fields, lim), nil
+	return fields, nil
 }

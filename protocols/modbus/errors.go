@@ -57,7 +57,7 @@ func explain(code byte) exception {
 
 // failure puts into words that r did not go through, and types it.
 func (s *scan) failure(r *request, err error) *protocols.Error {
-	asked := fmt.Sprintf("%s, unit %d: asked for %s (function %d): ", s.bus.endpoint, s.unit, r, r.table.function())
+	asked := fmt.Sprintf("%s, unit %d: asked for %s (function %d): ", s.bus.endpoint, s.unit.id, r, r.table.function())
 	if refused, ok := errors.AsType[*gomodbus.ModbusError](err); ok {
 		e := explain(refused.ExceptionCode)
 		return &protocols.Error{
@@ -77,7 +77,7 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 	case wire.kind == protocols.KindTimeout:
 		e.Reason = protocols.Timeout
 		if hint == "" {
-			hint = fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit)
+			hint = fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit.id)
 		}
 	default:
 		e.Reason = protocols.Offline
@@ -93,7 +93,10 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 func connectError(endpoint string, timeout time.Duration, err error) *protocols.Error {
 	var dns *net.DNSError
 	var hint string
+	var serial *serialError
 	switch {
+	case errors.As(err, &serial):
+		hint = serial.text
 	case errors.Is(err, context.Canceled):
 		hint = "the attempt was ended"
 	case errors.As(err, &dns):

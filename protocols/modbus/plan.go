@@ -3,6 +3,7 @@ package modbus
 import (
 	"cmp"
 	"slices"
+	"time"
 
 	"millrace/protocols"
 )
@@ -18,7 +19,23 @@ type request struct {
 	failed *protocols.Error // why it was bad the last time; nil: it was good
 	pause  int              // how many scans leave it out after its next failure
 	wait   int              // how many scans still leave it out
-	halves []*request       // set while a scan runs: what is asked instead from now on
+
+	// What became of it in the scan that runs.
+	answered  bool
+	refused   byte       // the exception code by which it was
+	halves    []*request // what was asked instead
+	damage    error      // its answer arrived damaged, once
+	tries     int        // after a time-out
+	together  bool       // others were under way beside it
+	alone     bool       // it was asked again without others beside it
+	busy      int        // how often the device was
+	notBefore time.Time  // it is asked again then
+}
+
+// begin forgets what became of r in an earlier scan.
+func (r *request) begin() {
+	r.answered, r.refused, r.halves, r.damage, r.tries, r.together, r.alone, r.busy = false, 0, nil, nil, 0, false, false, 0
+	r.notBefore = time.Time{}
 }
 
 // newRequest returns the request for fields, which are sorted.
@@ -63,9 +80,11 @@ func merge(fields []field, lim limits) []*request {
 // fits says that f may join the request that begins with first and ends at
 // the address end.
 func fits(first, f *field, end int, lim limits) bool {
+	to := max(end, f.end())
 	return f.table == first.table &&
 		int(f.addr)-end <= lim.gap(f.table) &&
-		max(end, f.end())-int(first.addr) <= lim.size(f.table)
+		to-int(first.addr) <= lim.size(f.table) &&
+		(to == first.end() || !lim.unit.forbids(f.table, int(first.addr), to))
 }
 
 // split returns two requests that together read the fields of r. It splits

@@ -3,6 +3,7 @@ package modbus
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	gomodbus "github.com/goburrow/modbus"
@@ -13,168 +14,312 @@ import (
 const (
 	// maxSplits is how many refused requests a scan may split. What is left
 	// is split in the scans after it.
-	maxSplits = 16
+	maxSplits = 32
 	// maxPause is how many scans leave out a request that keeps failing
 	// while others of its scan are answered.
 	maxPause = 15
 	// maxSilent is how many requests in a row that were answered before may
 	// time out until the scan takes the device for dead.
 	maxSilent = 2
+	// A device that is busy (exceptions 5 and 6) is asked again so often, the
+	// first time after busyWait, each time twice as late, and in all not
+	// longer than its time-out.
+	maxBusy  = 5
+	busyWait = 20 * time.Millisecond
 )
 
 // scan reads a fixed set of tags of one unit.
 type scan struct {
 	bus     *bus
 	device  string
-	unit    uint8
-	timeout time.Duration
-	client  gomodbus.Client
+	unit    *unit
+	lim     limits // what the configuration says
+	pace    pace
+	retries int
+	auto    bool // how many requests may be under way is found out
 
+	fields   []field // of all tags
 	requests []*request
+	version  int // of what was known of the unit when requests was made
 	// first is where in requests the next scan begins: behind the one that
 	// made the last scan give up, lest a unit that is silent about one range
 	// only is taken for dead.
-	first int
+	first   int
+	healthy bool // the last scan was answered
+
+	others func() bool // another scan should have its turn
+	give   func()      // gives it
+
+	queue []*request // used again by each pass
+	calls []*call    // that are not under way
 }
+
+// OnPause implements protocols.Interruptible.
+func (s *scan) OnPause(others func() bool, give func()) { s.others, s.give = others, give }
 
 // Read implements protocols.Scan.
 func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.ScanResult {
-	p := pass{scan: s, out: out}
-	if len(s.requests) == 0 {
+	p := pass{scan: s, ctx: ctx, out: out, most: maxWindow, start: time.Now()}
+	if s.auto {
+		p.most = s.unit.window.n
+	}
+	if len(s.fields) == 0 {
 		return p.result
 	}
-	if err := s.bus.transport.begin(ctx, s.timeout); err != nil {
+	s.replan()
+	p.line()
+	if err := s.begin(ctx); err != nil {
 		e := s.failure(s.requests[s.first], err)
 		p.giveUp(e, e.Reason)
 	} else {
-		defer s.bus.transport.end()
+		p.begun = true
 	}
-	spare := s.anyDue()
-	start := s.first
-	for i := range s.requests {
-		at := (start + i) % len(s.requests)
-		if r := s.requests[at]; spare && r.wait > 0 && p.over == nil {
-			r.wait--
-			p.leaveOut(r, r.failed, r.failed.Reason)
-		} else {
-			p.read(r)
-		}
-		if p.dead {
-			s.first, p.dead = (at+1)%len(s.requests), false
-		}
+	p.run()
+	if p.begun {
+		s.bus.transport.end()
 	}
 	if p.result.Err == nil {
 		s.first = 0
 	}
-	if p.splits > 0 {
-		s.adopt()
-	}
+	s.healthy = p.result.Answers > 0
+	p.learn()
 	return p.result
 }
 
-// anyDue says that at least one request is not to be left out. If there is
-// none, all are asked: a scan that sends nothing could not tell a device
-// that is there from one that is not.
-func (s *scan) anyDue() bool {
-	for _, r := range s.requests {
-		if r.wait == 0 {
-			return true
-		}
-	}
-	return false
+func (s *scan) begin(ctx context.Context) error {
+	return s.bus.transport.begin(ctx, s.pace)
 }
 
-// adopt puts what was split in the place of what it was split from.
-func (s *scan) adopt() {
-	var all []*request
-	for i, r := range s.requests {
-		if i == s.first {
-			s.first = len(all)
-		}
-		all = r.leaves(all)
+// replan makes the requests anew if more has been learnt of the unit.
+func (s *scan) replan() {
+	if s.requests != nil && s.version == s.unit.version {
+		return
 	}
-	s.requests = all
-	s.first %= len(all)
-	s.bus.log.Debug("the device refuses part of a request; it is asked in parts from now on",
-		"device", s.device, "requests", len(all))
-}
-
-// leaves appends what is asked instead of r.
-func (r *request) leaves(to []*request) []*request {
-	if r.halves == nil {
-		return append(to, r)
-	}
-	for _, h := range r.halves {
-		to = h.leaves(to)
-	}
-	return to
+	s.requests = merge(s.fields, s.unit.limits(s.lim))
+	s.version = s.unit.version
+	s.first %= len(s.requests)
 }
 
 // pass is one run of a scan.
 type pass struct {
 	*scan
 
+	ctx    context.Context //nolint:containedctx // of Read, which p does not outlive
 	out    []protocols.Reading
 	result protocols.ScanResult
+	start  time.Time
+	begun  bool             // the transport is ours
+	most   int              // calls under way at once
+	flying int              // calls under way
 	over   *protocols.Error // why the rest is not asked any more
 	why    protocols.Reason // for the tags of the rest
-	dead   bool             // the first request got no answer
 	silent int              // requests in a row that were answered in the last scan, but timed out in this one
 	splits int
+	busy   time.Duration // waited for a busy device
+	failed bool          // something went wrong that more requests under way may be the cause of
 }
 
-// read asks for r and decodes the answer.
-func (p *pass) read(r *request) {
+// line puts the requests that are due into the queue.
+func (p *pass) line() {
+	p.queue = p.queue[:0]
+	spare := p.anyDue()
+	for i := range p.requests {
+		r := p.requests[(p.first+i)%len(p.requests)]
+		r.begin()
+		if spare && r.wait > 0 {
+			r.wait--
+			p.leaveOut(r, r.failed, r.failed.Reason)
+			continue
+		}
+		p.queue = append(p.queue, r)
+	}
+}
+
+// anyDue says that at least one request is not to be left out. If there is
+// none, all are asked: a scan that sends nothing could not tell a device
+// that is there from one that is not.
+func (s *scan) anyDue() bool {
+	return slices.ContainsFunc(s.requests, func(r *request) bool { return r.wait == 0 })
+}
+
+// run works off the queue.
+func (p *pass) run() {
+	for {
+		for p.flying < min(p.most, p.bus.transport.window()) {
+			r := p.next()
+			if r == nil {
+				break
+			}
+			p.send(r)
+		}
+		switch {
+		case p.flying > 0:
+			c := p.bus.transport.receive()
+			p.flying--
+			p.ended(c)
+			p.calls = append(p.calls, c)
+		case len(p.queue) > 0:
+			p.wait() // for a busy device
+		default:
+			return
+		}
+		p.letOthers()
+	}
+}
+
+// next takes the next request from the queue; nil: there is none that may be
+// sent now.
+func (p *pass) next() *request {
 	if p.over != nil {
-		p.leaveOut(r, p.over, p.why)
-		return
+		for _, r := range p.queue {
+			p.leaveOut(r, p.over, p.why)
+		}
+		p.queue = p.queue[:0]
+		return nil
 	}
+	for i, r := range p.queue {
+		if r.notBefore.IsZero() || !r.notBefore.After(time.Now()) {
+			p.queue = slices.Delete(p.queue, i, i+1)
+			return r
+		}
+	}
+	return nil
+}
+
+func (p *pass) send(r *request) {
+	var c *call
+	if n := len(p.calls); n > 0 {
+		c, p.calls = p.calls[n-1], p.calls[:n-1]
+	} else {
+		c = new(call)
+	}
+	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r}
 	p.result.Requests++
-	data, err := p.send(r)
-	if err == nil {
-		p.answered()
-		decode(r.fields, r.addr, data, p.out)
-		r.failed, r.pause, r.wait = nil, 0, 0
+	p.flying++
+	r.together = p.most > 1
+	p.bus.transport.send(c)
+}
+
+// wait lets a busy device be until it is asked again.
+func (p *pass) wait() {
+	at := p.queue[0].notBefore
+	for _, r := range p.queue {
+		if r.notBefore.Before(at) {
+			at = r.notBefore
+		}
+	}
+	d := time.Until(at)
+	if d <= 0 {
 		return
 	}
-	code := exceptionCode(err)
+	if p.others != nil && p.others() {
+		return // letOthers is next
+	}
+	if err := p.bus.transport.idle(d); err != nil {
+		e := p.failure(p.queue[0], err)
+		p.giveUp(e, e.Reason)
+	}
+}
+
+// letOthers lets another scan of the bus have its turn, if one is due: the
+// devices on it share it fairly, whatever the number of their requests.
+func (p *pass) letOthers() {
+	if p.flying > 0 || len(p.queue) == 0 || p.over != nil || p.others == nil || !p.others() {
+		return
+	}
+	p.bus.transport.end()
+	p.give()
+	if err := p.begin(p.ctx); err != nil {
+		p.begun = false
+		e := p.failure(p.queue[0], err)
+		p.giveUp(e, e.Reason)
+	}
+}
+
+// ended takes in what came of a call.
+func (p *pass) ended(c *call) {
+	r := c.request
+	if c.err == nil {
+		p.answered()
+		decode(r.fields, r.addr, c.data, p.out)
+		r.answered, r.failed, r.pause, r.wait = true, nil, 0, 0
+		return
+	}
+	code := exceptionCode(c.err)
 	if code != 0 && code != excGatewayPath && code != excGatewayTimed {
 		p.answered()
 	}
-	if (code == excAddress || code == excValue) && p.split(r) {
+	if code == 0 {
+		p.failed = true
+	}
+	if p.again(r, c.err, code) {
 		return
 	}
+	if (code == excAddress || code == excValue) && p.split(r, code) {
+		return
+	}
+	err := c.err
+	if r.damage != nil && isTimeoutError(err) {
+		err = r.damage // says more than that the second answer did not come
+	}
 	e := p.failure(r, err)
+	r.refused = code
 	p.fail(r, e)
 	p.consider(r, e, code)
 	r.failed = e
 }
 
-// send makes the request.
-func (p *pass) send(r *request) ([]byte, error) {
-	n := uint16(r.count)
-	switch r.table {
-	case input:
-		return p.client.ReadInputRegisters(r.addr, n)
-	case coil:
-		return p.client.ReadCoils(r.addr, n)
-	case discrete:
-		return p.client.ReadDiscreteInputs(r.addr, n)
-	case holding:
-	}
-	return p.client.ReadHoldingRegisters(r.addr, n)
-}
-
 func (p *pass) answered() {
+	p.bus.heard = true
 	p.result.Answers++
 	p.result.Time = p.bus.now()
 	p.silent = 0
 }
 
-// split asks for r in two parts, now and in later scans: one bad address
-// must not spoil the others. It is false if r cannot be split.
-func (p *pass) split(r *request) bool {
-	if p.splits >= maxSplits {
+// again says that r is asked once more in this scan, and puts it into the
+// queue.
+func (p *pass) again(r *request, err error, code byte) bool {
+	switch {
+	case p.over != nil:
+		return false
+	case code == excAcknowledge, code == excBusy:
+		wait := busyWait << r.busy
+		if r.busy >= maxBusy || p.busy+wait > p.pace.timeout {
+			return false
+		}
+		r.busy++
+		p.busy += wait
+		r.notBefore = time.Now().Add(wait)
+		p.queue = append(p.queue, r)
+		return true
+	case errors.Is(err, errDamaged) && r.damage == nil:
+		r.damage = err
+	case isTimeoutError(err) && r.tries < p.retries && (p.healthy || p.result.Answers > 0):
+		r.tries++
+	case isTimeoutError(err) && p.auto && r.together && !r.alone:
+		// The device may not bear so many at once: this costs no reading.
+		if p.most > 1 {
+			p.most = 1
+			p.unit.window.shrink()
+		}
+		r.alone = true
+	default:
+		return false
+	}
+	p.queue = slices.Insert(p.queue, 0, r)
+	return true
+}
+
+// isTimeoutError says that err is a request without an answer in time.
+func isTimeoutError(err error) bool {
+	e, ok := errors.AsType[*wireError](err)
+	return ok && e.kind == protocols.KindTimeout && e != errStopped
+}
+
+// split asks for r in two parts: one bad address must not spoil the others.
+// It is false if r cannot be split.
+func (p *pass) split(r *request, code byte) bool {
+	if p.splits >= maxSplits || p.over != nil {
 		return false
 	}
 	low, high, ok := r.split()
@@ -182,9 +327,9 @@ func (p *pass) split(r *request) bool {
 		return false
 	}
 	p.splits++
+	r.refused = code
 	r.halves = []*request{low, high}
-	p.read(low)
-	p.read(high)
+	p.queue = slices.Insert(p.queue, 0, low, high)
 	return true
 }
 
@@ -201,7 +346,9 @@ func (p *pass) consider(r *request, e *protocols.Error, code byte) {
 			p.silent++
 		}
 		if p.result.Answers == 0 || p.silent >= maxSilent {
-			p.dead = p.result.Answers == 0
+			if p.result.Answers == 0 && p.over == nil {
+				p.first = p.behind(r)
+			}
 			p.giveUp(e, e.Reason)
 			return
 		}
@@ -213,6 +360,12 @@ func (p *pass) consider(r *request, e *protocols.Error, code byte) {
 	}
 }
 
+// behind is where the request behind r is in the plan.
+func (p *pass) behind(r *request) int {
+	at := slices.Index(p.requests, r)
+	return (at + 1) % len(p.requests) // 0 if r is a part of one
+}
+
 // holdBack leaves r out of the next scans, the more of them the longer it
 // keeps failing; none after its first failure.
 func (r *request) holdBack() {
@@ -221,8 +374,10 @@ func (r *request) holdBack() {
 }
 
 func (p *pass) giveUp(e *protocols.Error, why protocols.Reason) {
-	p.over, p.why = e, why
 	p.note(e)
+	if p.over == nil {
+		p.over, p.why = e, why
+	}
 }
 
 // leaveOut counts r as a request that should have been sent.
@@ -241,6 +396,59 @@ func (p *pass) note(e *protocols.Error) {
 	if p.result.Err == nil {
 		p.result.Err = e
 	}
+}
+
+// learn keeps what this pass has shown of the unit.
+func (p *pass) learn() {
+	learnt := false
+	if w := &p.unit.window; p.auto {
+		w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
+		if w.settled && w.n != p.unit.facts.Window {
+			p.unit.facts.Window = w.n
+			p.unit.save(p.bus.log)
+		}
+	}
+	for _, r := range p.requests {
+		switch {
+		case r.answered:
+			p.unit.read(r)
+		case r.halves != nil || r.refused != 0:
+			learnt = p.unit.learn(r) || learnt
+		}
+	}
+	if learnt {
+		p.unit.save(p.bus.log)
+		p.result.Learnt = true
+		return
+	}
+	if p.splits > 0 {
+		p.adopt()
+	}
+}
+
+// adopt puts what was split in the place of what it was split from, where
+// nothing could be learnt from it yet.
+func (s *scan) adopt() {
+	var all []*request
+	for i, r := range s.requests {
+		if i == s.first {
+			s.first = len(all)
+		}
+		all = r.leaves(all)
+	}
+	s.requests = all
+	s.first %= len(all)
+}
+
+// leaves appends what is asked instead of r.
+func (r *request) leaves(to []*request) []*request {
+	if r.halves == nil {
+		return append(to, r)
+	}
+	for _, h := range r.halves {
+		to = h.leaves(to)
+	}
+	return to
 }
 
 // exceptionCode returns the code of the exception that err is, or 0.

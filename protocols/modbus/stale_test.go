@@ -3,6 +3,8 @@ package modbus
 import (
 	"fmt"
 	"math/rand/v2"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -48,10 +50,7 @@ func TestNeverAWrongValue(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			const timeout = 4 * time.Millisecond
-			n := 2500
-			if testing.Short() {
-				n = 250
-			}
+			n := faultyAnswers(t, 2500)
 			s := startServer(t)
 			u := s.Unit(1)
 			for i := range addresses {
@@ -171,4 +170,18 @@ func TestLateAnswerIsDropped(t *testing.T) {
 			}
 		})
 	}
+}
+
+// faultyAnswers is how many answers a test of faults makes: few, or as many
+// as MILLRACE_ANSWERS says.
+func faultyAnswers(t *testing.T, few int) int {
+	t.Helper()
+	if text := os.Getenv("MILLRACE_ANSWERS"); text != "" {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			t.Fatalf("MILLRACE_ANSWERS=%s: %v", text, err)
+		}
+		return n
+	}
+	return few
 }

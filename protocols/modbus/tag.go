@@ -15,8 +15,9 @@ const (
 
 // limits are how much one request may read, and read for nothing.
 type limits struct {
-	registers, bits     int // in one request
-	registerGap, bitGap int // between two tags of one request
+	registers, bits     int    // in one request
+	registerGap, bitGap int    // between two tags of one request
+	unit                *facts // what has been learnt of the unit; nil: nothing
 }
 
 // limitsOf returns the limits of d. A device that can take only small
@@ -32,10 +33,11 @@ func limitsOf(d *protocols.Device) limits {
 
 // size is how many addresses of t one request may read.
 func (l limits) size(t table) int {
+	n := l.registers
 	if t.bits() {
-		return l.bits
+		n = l.bits
 	}
-	return l.registers
+	return l.unit.size(t, n)
 }
 
 // gap is how many addresses of t may be read for nothing between two tags.

@@ -8,49 +8,12 @@ import (
 	"io"
 	"net"
 	"os"
-	"sync/atomic"
+	"slices"
 	"time"
 
+	gomodbus "github.com/goburrow/modbus"
+
 	"millrace/protocols"
-)
-
-// transport carries requests to the units behind one endpoint, one at a
-// time. It outlives its connections.
-type transport interface {
-	// connect makes the connection, if there is none.
-	connect(ctx context.Context, timeout time.Duration) error
-	// begin prepares for the requests of one scan: each may take as long as
-	// timeout, and none goes on after ctx has ended. end must follow, unless
-	// there is an error.
-	begin(ctx context.Context, timeout time.Duration) error
-	end()
-	// Send is what goburrow's client calls. The answer is valid until the
-	// next call. Its errors are wireErrors.
-	Send(adu []byte) ([]byte, error)
-	close() error
-}
-
-// wireError is a request without a usable answer.
-type wireError struct {
-	kind protocols.ErrorKind
-	what string // what happened, in plain words
-	hint string // the next thing to check
-	err  error
-}
-
-func (e *wireError) Error() string { return e.what }
-
-func (e *wireError) Unwrap() error { return e.err }
-
-var (
-	errNotConnected = &wireError{
-		kind: protocols.KindNotConnected, what: "there is no connection",
-		hint: "it is made again by itself",
-	}
-	errStopped = &wireError{
-		kind: protocols.KindTimeout, what: "the scan was ended before the answer",
-		hint: "nothing to check, unless the agent was not stopping",
-	}
 )
 
 const (
@@ -70,8 +33,6 @@ const (
 	idStep = 0x9e37
 )
 
-type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
-
 // tcpTransport is Modbus TCP over one connection. It differs from
 // goburrow's own transport, which after one time-out takes each answer for
 // the next request's, for ever (its issue 64), and never connects again (84).
@@ -80,13 +41,14 @@ type tcpTransport struct {
 	addr string
 	conn net.Conn // nil: not connected
 
-	timeout   time.Duration // of one request
-	release   func() bool   // ends the watch over the scan's context
-	interrupt func()        // calls stop for the connection
-	// stopped says that the scan's context has ended; interrupted then gets
-	// one element when stop is through.
-	stopped     atomic.Bool
-	interrupted chan struct{}
+	watch
+	pace
+	packager gomodbus.TCPClientHandler // its connection is never made
+	framer   framer
+
+	pending []*call   // under way, the oldest first
+	ended   []*call   // that failed, and that receive has not returned yet
+	quiet   time.Time // when the last answer came
 
 	buf        [4 * maxFrame]byte
 	head, tail int  // the bytes of buf that are not consumed
@@ -101,7 +63,18 @@ type tcpTransport struct {
 }
 
 func newTCPTransport(dial dialFunc, addr string) *tcpTransport {
-	return &tcpTransport{dial: dial, addr: addr, interrupted: make(chan struct{}, 1)}
+	return &tcpTransport{dial: dial, addr: addr}
+}
+
+// maxWindow is how many calls may be under way on one connection, whatever
+// is configured.
+const maxWindow = 16
+
+func (t *tcpTransport) window() int {
+	if t.pause > 0 {
+		return 1
+	}
+	return min(max(t.inflight, 1), maxWindow)
 }
 
 func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error {
@@ -115,9 +88,10 @@ func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error
 		return err
 	}
 	t.conn = conn
-	t.interrupt = func() { t.stop(conn) }
+	t.reset(conn)
 	t.head, t.tail, t.headStale, t.drain = 0, 0, false, false
 	t.lost, t.lostCount, t.strangers = nil, 0, 0
+	t.pending, t.ended = t.pending[:0], t.ended[:0]
 	return nil
 }
 
@@ -130,79 +104,137 @@ func (t *tcpTransport) close() error {
 	return err
 }
 
-func (t *tcpTransport) begin(ctx context.Context, timeout time.Duration) error {
+func (t *tcpTransport) begin(ctx context.Context, p pace) error {
 	if t.conn == nil {
 		return errNotConnected
 	}
-	if ctx.Err() != nil { // AfterFunc would take a moment
-		return errStopped
-	}
-	t.timeout = timeout
-	t.release = context.AfterFunc(ctx, t.interrupt)
-	return nil
-}
-
-// stop ends the request that waits for its answer. It runs beside it.
-func (t *tcpTransport) stop(conn net.Conn) {
-	t.stopped.Store(true)
-	_ = conn.SetDeadline(time.Unix(1, 0)) // fails only if conn is closed
-	t.interrupted <- struct{}{}
+	t.pace = p
+	return t.watch.begin(ctx)
 }
 
 func (t *tcpTransport) end() {
-	if !t.release() {
-		<-t.interrupted // lest it hits the next scan
-	}
-	t.stopped.Store(false)
+	t.watch.end()
+	t.loseAll() // of a scan that ended in the middle
+	t.pending, t.ended = t.pending[:0], t.ended[:0]
 }
 
-// Send implements the Transporter of goburrow's client. It gives the request
-// a transaction id of its own: the client's packagers, one for each unit,
-// count each for itself.
-func (t *tcpTransport) Send(adu []byte) ([]byte, error) {
-	if t.conn == nil {
-		return nil, errNotConnected
+func (t *tcpTransport) send(c *call) {
+	if err := t.write(c); err != nil {
+		c.fail(err)
+		t.ended = append(t.ended, c)
 	}
-	if t.drain {
-		if err := t.takeIn(); err != nil {
-			return nil, err
+}
+
+func (t *tcpTransport) write(c *call) error {
+	if t.conn == nil {
+		return errNotConnected
+	}
+	if len(t.pending) == 0 {
+		if err := t.clear(); err != nil {
+			return err
 		}
 	}
-	if err := t.dropWaiting(); err != nil {
-		return nil, err
+	t.packager.SlaveId = c.unit
+	adu, err := t.packager.Encode(t.framer.request(c))
+	if err != nil {
+		return err
 	}
+	// The packager counts transactions for itself.
 	t.nextID()
-	binary.BigEndian.PutUint16(adu, t.id)
-	if err := t.setDeadline(t.timeout); err != nil {
-		return nil, err
+	c.id = t.id
+	binary.BigEndian.PutUint16(adu, c.id)
+	if len(t.pending) == 0 {
+		if err := t.setDeadline(t.timeout); err != nil {
+			return err
+		}
 	}
 	if _, err := t.conn.Write(adu); err != nil {
 		// Part of the request may be on its way: the device could not make
 		// sense of another one behind it.
-		return nil, t.broken(err)
-	}
-	answer, err := t.receive()
-	if err != nil {
-		return nil, err
-	}
-	return answer, checkAnswer(adu, answer)
-}
-
-// setDeadline must come before the look at stopped: stop does the same
-// in the other order, so one of the two is seen.
-func (t *tcpTransport) setDeadline(d time.Duration) error {
-	if err := t.conn.SetDeadline(time.Now().Add(d)); err != nil {
 		return t.broken(err)
 	}
-	if t.stopped.Load() {
-		return errStopped
-	}
+	t.pending = append(t.pending, c)
 	return nil
 }
 
-// receive waits for the answer to the request with the current id, and drops
-// all others.
-func (t *tcpTransport) receive() ([]byte, error) {
+// clear gets rid of what cannot be an answer to a request that is not sent
+// yet, and lets the device have its pause.
+func (t *tcpTransport) clear() error {
+	if rest := time.Until(t.quiet.Add(t.pause)); t.pause > 0 && rest > 0 {
+		if err := t.idle(rest); err != nil {
+			return err
+		}
+	}
+	if t.drain {
+		if err := t.idle(drainTime); err != nil {
+			return err
+		}
+		t.drain = false
+	}
+	return t.dropWaiting()
+}
+
+// idle implements transport. What arrives meanwhile is no answer, whatever
+// its id.
+func (t *tcpTransport) idle(d time.Duration) error {
+	if t.conn == nil {
+		return errNotConnected
+	}
+	if err := t.setDeadline(d); err != nil {
+		return err
+	}
+	for {
+		if err := t.dropWaiting(); err != nil {
+			return err
+		}
+		err := t.fill()
+		switch {
+		case errors.Is(err, os.ErrDeadlineExceeded) && t.stopped.Load():
+			return errStopped
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return nil
+		case err != nil:
+			return t.broken(err)
+		}
+	}
+}
+
+func (t *tcpTransport) setDeadline(d time.Duration) error {
+	err := t.deadline(time.Now().Add(d))
+	if err != nil && !errors.Is(err, errStopped) {
+		return t.broken(err)
+	}
+	return err
+}
+
+// receive implements transport.
+func (t *tcpTransport) receive() *call {
+	for len(t.ended) == 0 {
+		c, err := t.answer()
+		if err != nil {
+			t.failAll(err)
+			continue
+		}
+		return c
+	}
+	c := t.ended[0]
+	t.ended = slices.Delete(t.ended, 0, 1)
+	return c
+}
+
+// failAll ends the calls under way with err. They are not used one by one:
+// a device that has answered none of them for so long is silent.
+func (t *tcpTransport) failAll(err error) {
+	for _, c := range t.pending {
+		c.fail(err)
+	}
+	t.ended = append(t.ended, t.pending...)
+	t.pending = t.pending[:0]
+}
+
+// answer waits for the answer to any of the calls under way, and drops all
+// others.
+func (t *tcpTransport) answer() (*call, error) {
 	for {
 		frame, err := t.frame()
 		switch {
@@ -212,16 +244,38 @@ func (t *tcpTransport) receive() ([]byte, error) {
 			if err := t.fill(); err != nil {
 				return nil, t.unanswered(err)
 			}
-		case t.headStale:
+			continue
+		}
+		at := t.find(binary.BigEndian.Uint16(frame))
+		if t.headStale || at < 0 {
 			t.headStale = false
 			t.drop(frame)
-		case binary.BigEndian.Uint16(frame) != t.id:
-			t.drop(frame)
-		default:
-			t.strangers = 0
-			return frame, t.checkBehind()
+			continue
 		}
+		c := t.pending[at]
+		if err := t.checkBehind(); err != nil {
+			return nil, err
+		}
+		t.pending = slices.Delete(t.pending, at, at+1)
+		t.strangers = 0
+		if t.pause > 0 {
+			t.quiet = time.Now()
+		}
+		if len(t.pending) > 0 {
+			// The device has gone on to the next one just now.
+			if err := t.setDeadline(t.timeout); err != nil {
+				t.loseAll()
+				t.failAll(err)
+			}
+		}
+		c.take(frame[headerBytes-1], frame[headerBytes:])
+		return c, nil
 	}
+}
+
+// find returns which of the calls under way has the given id; -1: none.
+func (t *tcpTransport) find(id uint16) int {
+	return slices.IndexFunc(t.pending, func(c *call) bool { return c.id == id })
 }
 
 // unanswered says what err, which came instead of the answer, means.
@@ -229,8 +283,7 @@ func (t *tcpTransport) unanswered(err error) error {
 	if !errors.Is(err, os.ErrDeadlineExceeded) {
 		return t.broken(err)
 	}
-	t.drain = true
-	t.lose()
+	t.loseAll()
 	if t.stopped.Load() {
 		return errStopped
 	}
@@ -244,7 +297,7 @@ func (t *tcpTransport) unanswered(err error) error {
 	}
 	e := &wireError{kind: protocols.KindTimeout, err: err, what: "no answer within " + t.timeout.String()}
 	if t.strangers > 0 {
-		e.what += fmt.Sprintf(" (but %d with a wrong transaction id, such as %d instead of %d)", t.strangers, t.stranger, t.id)
+		e.what += fmt.Sprintf(" (but %d with a wrong transaction id, such as %d instead of %d)", t.strangers, t.stranger, t.pending[0].id)
 		e.hint = "does another program use the same connection of a gateway?"
 	}
 	return e
@@ -327,7 +380,7 @@ func (t *tcpTransport) checkBehind() error {
 		return err
 	}
 	if waiting := t.buf[t.head:t.tail]; len(waiting) >= 6 {
-		if id := binary.BigEndian.Uint16(waiting); id == t.id || t.isLost(id) {
+		if id := binary.BigEndian.Uint16(waiting); t.find(id) >= 0 || t.isLost(id) {
 			return nil
 		}
 	}
@@ -341,30 +394,6 @@ func (t *tcpTransport) outOfStep(what string) error {
 		kind: protocols.KindNotConnected, err: errMalformed,
 		what: "what came back is " + what + "; the connection is closed",
 		hint: "is it a Modbus TCP port, not RTU over TCP or another protocol?",
-	}
-}
-
-// errMalformed marks the wireErrors of answers that break the protocol.
-var errMalformed = errors.New("malformed answer")
-
-// takeIn reads what arrived since the time-out: it cannot be the answer to a
-// request that is not sent yet, whatever its id.
-func (t *tcpTransport) takeIn() error {
-	for {
-		if err := t.setDeadline(drainTime); err != nil {
-			return err
-		}
-		err := t.fill()
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			t.drain = false
-			return nil
-		}
-		if err != nil {
-			return t.broken(err)
-		}
-		if err := t.dropWaiting(); err != nil {
-			return err
-		}
 	}
 }
 
@@ -402,56 +431,27 @@ func (t *tcpTransport) isLost(id uint16) bool {
 	return t.lost != nil && t.lost[id/64]>>(id%64)&1 != 0
 }
 
-// lose notes that the current request got no answer (yet).
-func (t *tcpTransport) lose() {
+// loseAll notes that the calls under way got no answer (yet).
+func (t *tcpTransport) loseAll() {
+	for _, c := range t.pending {
+		t.lose(c.id)
+		t.drain = true
+	}
+}
+
+// lose notes that the request with this id got no answer (yet).
+func (t *tcpTransport) lose(id uint16) {
 	if t.lost == nil {
 		t.lost = new([1 << 16 / 64]uint64)
 	}
-	t.lost[t.id/64] |= 1 << (t.id % 64)
+	t.lost[id/64] |= 1 << (id % 64)
 	t.lostCount++
 }
 
 // nextID goes on to an id that no answer on its way can have.
 func (t *tcpTransport) nextID() {
 	t.id += idStep
-	for t.isLost(t.id) {
+	for t.isLost(t.id) || t.find(t.id) >= 0 {
 		t.id += idStep
 	}
-}
-
-// checkAnswer says whether answer, whose transaction id is right, can be the
-// answer to request. goburrow's client takes answers that are too short, and
-// takes any other function code for an exception.
-func checkAnswer(request, answer []byte) error {
-	const unit, function, count = 6, 7, 8
-	malformed := func(format string, args ...any) error {
-		return &wireError{
-			kind: protocols.KindMalformed, err: errMalformed,
-			what: fmt.Sprintf(format, args...),
-			hint: "the device or a gateway on the way breaks the protocol: is there newer firmware?",
-		}
-	}
-	switch {
-	case answer[unit] != request[unit]:
-		e := malformed("unit %d answered instead of unit %d", answer[unit], request[unit])
-		e.(*wireError).hint = fmt.Sprintf("if that is the device, set unit: %d", answer[unit]) //nolint:errorlint,forcetypeassert // made above
-		return e
-	case answer[function] == request[function]|0x80:
-		if len(answer) != count+1 {
-			return malformed("an exception of %d bytes instead of %d", len(answer), count+1)
-		}
-		return nil
-	case answer[function] != request[function]:
-		return malformed("an answer to function %d came instead of one to function %d", answer[function], request[function])
-	}
-	want := int(binary.BigEndian.Uint16(request[10:]))
-	if request[function] >= 3 {
-		want *= 2
-	} else {
-		want = (want + 7) / 8
-	}
-	if got := len(answer) - count - 1; got != want || int(answer[count]) != want {
-		return malformed("an answer of %d bytes of values came instead of %d", max(got, 0), want)
-	}
-	return nil
 }

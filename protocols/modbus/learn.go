@@ -1,0 +1,264 @@
+package modbus
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"millrace/protocols"
+)
+
+// forgetAfter is how long what was learnt of a unit is believed: devices are
+// exchanged, and get new firmware. To learn it again costs a few requests.
+const forgetAfter = 30 * 24 * time.Hour
+
+// smallestLimit is the fewest addresses that a device's limit is believed to
+// be: a shorter request that is refused has another reason.
+const smallestLimit = 8
+
+// unit is what is known of one unit behind an endpoint, over all scans of
+// all its devices.
+type unit struct {
+	id     uint8
+	key    string // in the memory
+	memory protocols.Memory
+	now    func() time.Time
+
+	facts   facts
+	version int    // counts up with what is learnt
+	largest [4]int // the longest request that was answered, by table
+	window  window
+}
+
+// facts are what a unit has shown that it can't do.
+type facts struct {
+	// Holes are the ranges that no request may touch but one for exactly the
+	// tags in it.
+	Holes []hole `json:"holes,omitempty"`
+	// Limit is how many addresses one request may ask for, by table; 0: as
+	// many as the configuration says.
+	Limit [4]int `json:"limit"`
+	// Window is how many requests may be under way; 0: not known.
+	Window int `json:"window,omitempty"`
+	// Since is when the first of it was learnt, in Unix seconds.
+	Since int64 `json:"since"`
+}
+
+// hole is the addresses from First up to, and without, End. An empty one is
+// a border that no request may cross.
+type hole struct {
+	Table table `json:"table"`
+	First int   `json:"first"`
+	End   int   `json:"end"`
+	Tag   bool  `json:"tag,omitempty"`  // a tag is there: it is refused by itself
+	Code  byte  `json:"code,omitempty"` // the exception
+}
+
+// crossed says that a request for the addresses from first up to end would
+// read the hole.
+func (h hole) crossed(t table, first, end int) bool {
+	if h.Table != t {
+		return false
+	}
+	if h.First == h.End {
+		return first < h.First && h.First < end
+	}
+	return first < h.End && h.First < end
+}
+
+// forbids says that a request for the addresses from first up to end would
+// be refused.
+func (f *facts) forbids(t table, first, end int) bool {
+	if f == nil {
+		return false
+	}
+	return slices.ContainsFunc(f.Holes, func(h hole) bool { return h.crossed(t, first, end) })
+}
+
+// size is how many addresses one request may ask for.
+func (f *facts) size(t table, configured int) int {
+	if f == nil || f.Limit[t] == 0 {
+		return configured
+	}
+	return min(configured, f.Limit[t])
+}
+
+func newUnit(id uint8, key string, memory protocols.Memory, now func() time.Time) *unit {
+	u := &unit{id: id, key: key, memory: memory, now: now}
+	if memory != nil {
+		u.load(memory.Get(key))
+	}
+	u.window = newWindow(u.facts.Window)
+	return u
+}
+
+// load takes over what an earlier run has learnt.
+func (u *unit) load(blob []byte) {
+	var f facts
+	if len(blob) == 0 || json.Unmarshal(blob, &f) != nil {
+		return // of another version, say: it is learnt again
+	}
+	if age := u.now().Sub(time.Unix(f.Since, 0)); age > forgetAfter {
+		return
+	}
+	f.Holes = slices.DeleteFunc(f.Holes, func(h hole) bool {
+		return h.Table > discrete || h.First < 0 || h.End < h.First || h.End > addresses
+	})
+	for i, n := range f.Limit {
+		if n < 0 || n > maxBits {
+			f.Limit[i] = 0
+		}
+	}
+	if f.Window < 0 || f.Window > maxWindow {
+		f.Window = 0
+	}
+	u.facts = f
+}
+
+// save keeps what was learnt over a restart.
+func (u *unit) save(log *slog.Logger) {
+	if u.memory == nil {
+		return
+	}
+	if u.facts.Since == 0 {
+		u.facts.Since = u.now().Unix()
+	}
+	blob, err := json.Marshal(u.facts)
+	if err == nil {
+		err = u.memory.Put(u.key, blob)
+	}
+	if err != nil {
+		log.Debug("what was learnt of a unit could not be saved", "unit", u.id, "error", err)
+	}
+}
+
+// limits are lim within what was learnt.
+func (u *unit) limits(lim limits) limits {
+	lim.unit = &u.facts
+	return lim
+}
+
+// read notes that r, which was not split, was answered. A hole that it
+// covers is none any more.
+func (u *unit) read(r *request) {
+	u.largest[r.table] = max(u.largest[r.table], r.count)
+	if len(u.facts.Holes) == 0 {
+		return
+	}
+	n := len(u.facts.Holes)
+	u.facts.Holes = slices.DeleteFunc(u.facts.Holes, func(h hole) bool {
+		return h.crossed(r.table, int(r.addr), int(r.addr)+r.count)
+	})
+	if len(u.facts.Holes) < n {
+		u.version++
+	}
+}
+
+// learn finds out why r was refused, from what became of its parts. It says
+// whether there is something new.
+func (u *unit) learn(r *request) bool {
+	switch {
+	case r.answered:
+		u.read(r)
+		return false
+	case r.halves == nil:
+		if r.refused == excAddress || r.refused == excValue {
+			return u.addHole(hole{Table: r.table, First: int(r.addr), End: int(r.addr) + r.count, Tag: true, Code: r.refused})
+		}
+		return false
+	}
+	low, high := r.halves[0], r.halves[1]
+	before := u.largest[r.table]
+	learnt := u.learn(low)
+	learnt = u.learn(high) || learnt
+	if !low.answered || !high.answered {
+		return learnt // the reason is in one of the two
+	}
+	first, end := int(low.addr)+low.count, int(high.addr)
+	if u.isLimit(r, max(end-first, 0), before) {
+		u.facts.Limit[r.table] = max(low.count, high.count, before)
+		u.version++
+		return true
+	}
+	if end < first { // the two overlap: they are apart where the second begins
+		first = end
+	}
+	return u.addHole(hole{Table: r.table, First: first, End: end, Code: r.refused}) || learnt
+}
+
+// isLimit says that r, whose two parts were answered, was too long rather
+// than broken by the gap between them.
+func (u *unit) isLimit(r *request, gap, largest int) bool {
+	switch {
+	case r.count <= largest, r.count <= smallestLimit:
+		return false
+	case r.refused == excValue:
+		// Exception 3 is for a quantity that the device does not take
+		// (Specification, 7); short requests are refused so by devices that
+		// mean an address.
+		return gap == 0 || r.count > 2*smallestLimit
+	}
+	return gap == 0
+}
+
+func (u *unit) addHole(h hole) bool {
+	if slices.ContainsFunc(u.facts.Holes, func(o hole) bool { return o.Table == h.Table && o.First == h.First && o.End == h.End }) {
+		return false
+	}
+	const most = 1000 // a device has some dozen areas; this bounds what is kept
+	if len(u.facts.Holes) >= most {
+		return false
+	}
+	u.facts.Holes = append(u.facts.Holes, h)
+	u.version++
+	return true
+}
+
+// advice says what to change in the configuration of d, which is of this
+// unit, so that what was learnt would not have to be learnt again.
+func (u *unit) advice(d *protocols.Device, fields []field) []string {
+	var all []string
+	configured := limitsOf(d)
+	for t := holding; t <= discrete; t++ {
+		n := u.facts.Limit[t]
+		switch {
+		case n == 0 || n >= configured.size(t):
+		case t.bits():
+			all = append(all, fmt.Sprintf("unit %d gives at most %d %ss at once: set max_registers: %d", u.id, n, t, max(n/16, 1)))
+		default:
+			all = append(all, fmt.Sprintf("unit %d gives at most %d %s registers at once: set max_registers: %d", u.id, n, t, n))
+		}
+	}
+	for _, h := range u.facts.Holes {
+		if text := u.holeAdvice(h, configured, fields); text != "" {
+			all = append(all, text)
+		}
+	}
+	return all
+}
+
+func (u *unit) holeAdvice(h hole, configured limits, fields []field) string {
+	n := h.End - h.First
+	switch {
+	case h.Tag:
+		for i := range fields {
+			if f := &fields[i]; f.table == h.Table && int(f.addr) >= h.First && f.end() <= h.End {
+				return fmt.Sprintf("unit %d refuses %s (exception %d), which a tag reads: check that tag's address, or remove it",
+					u.id, span(h.Table, uint16(h.First), n, f.form), h.Code)
+			}
+		}
+	case n == 0:
+		return fmt.Sprintf("unit %d does not answer one request for addresses on both sides of %s:%d: they are asked in two", u.id, h.Table, h.First)
+	case n <= configured.gap(h.Table):
+		unitOf := "max_gap"
+		most := n - 1
+		if h.Table.bits() {
+			most = (n - 1) / 16
+		}
+		return fmt.Sprintf("unit %d refuses %s (exception %d), which no tag needs: it is not read any more; %s: %d would leave it out from the start",
+			u.id, span(h.Table, uint16(h.First), n, named), h.Code, unitOf, most)
+	}
+	return ""
+}
