@@ -73,13 +73,13 @@ func setTag(tb testing.TB, set setter, v protocols.Value) {
 	set(tb, "holding", 900, binary.BigEndian.Uint16(raw), binary.BigEndian.Uint16(raw[2:]))
 }
 
-func conformance(t *testing.T, addr string, set setter, start, stop func(*testing.T), mute func(*testing.T, bool)) {
+func conformance(t *testing.T, endpoint string, set setter, start, stop func(*testing.T), mute func(*testing.T, bool)) {
 	t.Helper()
 	tags, values := conformanceTags()
 	protocoltest.Run(t, protocoltest.Target{
 		Driver: modbus.New(modbus.Options{}),
 		Device: &protocols.Device{
-			ID: "press-1", Endpoint: "tcp://" + addr, Timeout: 5 * time.Second, Tags: tags,
+			ID: "press-1", Endpoint: endpoint, Timeout: 5 * time.Second, Tags: tags,
 			Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 50, MaxRegisters: 125, TimeZone: modbustest.TimeZone},
 		},
 		Values: values,
@@ -101,7 +101,23 @@ func TestConformance(t *testing.T) {
 	t.Cleanup(func() { _ = s.Close() })
 	u := s.Unit(1)
 	u.Holding.Refuse(1000, 1)
-	set := func(tb testing.TB, table string, addr int, values ...uint16) {
+	set := unitSetter(u)
+	addr := s.Addr()
+	setAll(t, set)
+	conformance(t, "tcp://"+addr, set,
+		func(t *testing.T) {
+			t.Helper()
+			if err := s.Listen(addr); err != nil {
+				t.Fatal(err)
+			}
+		},
+		func(*testing.T) { _ = s.Close() },
+		mute(u))
+}
+
+// unitSetter sets what a simulated unit holds.
+func unitSetter(u *modbustest.Unit) setter {
+	return func(tb testing.TB, table string, addr int, values ...uint16) {
 		tb.Helper()
 		bits := make([]bool, len(values))
 		for i, v := range values {
@@ -118,52 +134,58 @@ func TestConformance(t *testing.T) {
 			u.Discrete.Set(addr, bits...)
 		}
 	}
-	addr := s.Addr()
-	setAll(t, set)
-	conformance(t, addr, set,
-		func(t *testing.T) {
-			t.Helper()
-			if err := s.Listen(addr); err != nil {
-				t.Fatal(err)
-			}
-		},
-		func(*testing.T) { _ = s.Close() },
-		func(_ *testing.T, on bool) {
-			u.SetFaults(modbustest.Always(modbustest.Fault{Drop: on}))
-		})
+}
+
+// mute makes a simulated unit silent, and lets it speak again.
+func mute(u *modbustest.Unit) func(*testing.T, bool) {
+	return func(_ *testing.T, on bool) {
+		u.SetFaults(modbustest.Always(modbustest.Fault{Drop: on}))
+	}
 }
 
 // peer is a server of another maker, as a process that obeys its standard
 // input.
 type peer struct {
-	command func(port string) *exec.Cmd
-	addr    string
+	command func() *exec.Cmd
+	serves  func() error // what is missing until it can be asked
 
 	cmd *exec.Cmd
 	in  io.WriteCloser
 	out *bufio.Reader
 }
 
-func newPeer(t *testing.T, command func(port string) *exec.Cmd) *peer {
+// newPeer starts a server of Modbus TCP at a free port, and returns its
+// endpoint, too.
+func newPeer(t *testing.T, command func(port string) *exec.Cmd) (p *peer, endpoint string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &peer{command: command, addr: l.Addr().String()}
+	addr := l.Addr().String()
 	_ = l.Close()
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = &peer{
+		command: func() *exec.Cmd { return command(port) },
+		serves: func() error {
+			c, err := net.Dial("tcp", addr)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		},
+	}
 	p.start(t)
 	t.Cleanup(func() { p.stop(t) })
-	return p
+	return p, "tcp://" + addr
 }
 
 func (p *peer) start(t *testing.T) {
 	t.Helper()
-	_, port, err := net.SplitHostPort(p.addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := p.command(port)
+	cmd := p.command()
 	var said strings.Builder
 	cmd.Stderr = &said
 	in, err := cmd.StdinPipe()
@@ -179,9 +201,8 @@ func (p *peer) start(t *testing.T) {
 	}
 	p.cmd, p.in, p.out = cmd, in, bufio.NewReader(out)
 	for end := time.Now().Add(15 * time.Second); ; <-time.After(20 * time.Millisecond) {
-		c, err := net.Dial("tcp", p.addr)
+		err := p.serves()
 		if err == nil {
-			_ = c.Close()
 			return
 		}
 		if time.Now().After(end) {
@@ -212,25 +233,37 @@ func (p *peer) set(tb testing.TB, table string, addr int, values ...uint16) {
 	}
 }
 
+const (
+	python         = "/usr/bin/python3"
+	pymodbusServer = "testdata/pymodbus_server.py"
+)
+
 func TestConformancePymodbus(t *testing.T) {
 	t.Parallel()
-	p := newPeer(t, func(port string) *exec.Cmd {
-		return exec.Command("/usr/bin/python3", "testdata/pymodbus_server.py", port)
+	p, endpoint := newPeer(t, func(port string) *exec.Cmd {
+		return exec.Command(python, pymodbusServer, port)
 	})
 	setAll(t, p.set)
-	conformance(t, p.addr, p.set, p.start, p.stop, nil)
+	conformance(t, endpoint, p.set, p.start, p.stop, nil)
 }
 
-func TestConformanceLibmodbus(t *testing.T) {
-	t.Parallel()
+// buildLibmodbus returns the path of the server on libmodbus.
+func buildLibmodbus(t *testing.T) string {
+	t.Helper()
 	server := filepath.Join(t.TempDir(), "server")
 	build := exec.CommandContext(t.Context(), "cc", "-Wall", "-I/usr/include/modbus", "-o", server, "testdata/libmodbus_server.c", "-lmodbus")
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("no libmodbus server (run `make deps`): %v\n%s", err, out)
 	}
-	p := newPeer(t, func(port string) *exec.Cmd {
+	return server
+}
+
+func TestConformanceLibmodbus(t *testing.T) {
+	t.Parallel()
+	server := buildLibmodbus(t)
+	p, endpoint := newPeer(t, func(port string) *exec.Cmd {
 		return exec.Command(server, port)
 	})
 	setAll(t, p.set)
-	conformance(t, p.addr, p.set, p.start, p.stop, nil)
+	conformance(t, endpoint, p.set, p.start, p.stop, nil)
 }

@@ -13,7 +13,7 @@ const (
 	rtuException = rtuOverhead + 1 // the exception code
 	rtuRequest   = rtuOverhead + 4 // address, quantity
 	maxRTU       = 256             // MODBUS over Serial Line V1.02, 2.4
-	maxNoise     = 8               // bytes of noise that are taken for such; more may be a frame that was damaged
+	maxNoise     = 3               // bytes that are taken for noise; more may be what another master asked, spoilt by what we did
 	rtuBuffer    = 4 * maxRTU      // more than that does not wait on any line
 )
 
@@ -81,13 +81,16 @@ type listener struct {
 // direction is switched, is passed over. While the front may be the
 // beginning of the answer, only the last look goes on behind it.
 func (l *listener) find(in []byte, last bool) found {
+	// Some adapters bring back what they send.
 	if n := len(l.echo); n > 0 && len(in) >= n && string(in[:n]) == string(l.echo) {
-		// Some adapters bring back what they send.
-		l.echo = nil
-		f := l.find(in[n:], last)
+		f := l.search(in[n:], last)
 		f.used += n
 		return f
 	}
+	return l.search(in, last)
+}
+
+func (l *listener) search(in []byte, last bool) found {
 	var damaged found
 	for at := range in {
 		f := l.at(in[at:])

@@ -157,7 +157,7 @@ func TestRTUAnswers(t *testing.T) {
 			if got := hearN(t, p, len(want)+2); got != hex.EncodeToString(AppendCRC(want)) {
 				t.Errorf("%s is answered by %s, want %x", c.request, got, want)
 			}
-			pauseFor(40 * time.Millisecond)
+			pauseFor(60 * time.Millisecond)
 		}
 		if n := s.Unit(1).Requests(); n != 6 {
 			t.Errorf("%d requests", n)
@@ -267,7 +267,7 @@ func TestLateComesOutOfTurn(t *testing.T) {
 		t.Helper()
 		s.Unit(1).SetFaults(func(n uint64, _ Request) Fault {
 			if n == 1 {
-				return Fault{Late: 300 * time.Millisecond}
+				return Fault{Late: 500 * time.Millisecond}
 			}
 			return Fault{}
 		})
@@ -287,7 +287,7 @@ func TestRTUResynchronises(t *testing.T) {
 		bad := ask(1, 3, 0, 1)
 		bad[7] ^= 1
 		for _, garbage := range [][]byte{bad, {1, 3, 0}, {1, 16, 0, 0, 0, 1, 255, 1, 1}, make([]byte, 600)} {
-			write(t, p, append(garbage, ask(1, 3, 0, 1)...)) //nolint:gocritic // another slice each time
+			write(t, p, append(garbage, ask(1, 3, 0, 1)...))
 			if got := hear(t, p, 100*time.Millisecond); got != "" {
 				t.Errorf("%x is answered by %s", garbage, got)
 			}
@@ -295,7 +295,7 @@ func TestRTUResynchronises(t *testing.T) {
 			if got := hearN(t, p, 7); got[6:10] != "1100" {
 				t.Errorf("after %x: %s", garbage, got)
 			}
-			pauseFor(40 * time.Millisecond)
+			pauseFor(60 * time.Millisecond)
 		}
 		if n := s.Unit(1).Requests(); n != 4 {
 			t.Errorf("%d requests", n)
@@ -305,7 +305,7 @@ func TestRTUResynchronises(t *testing.T) {
 
 func TestEcho(t *testing.T) {
 	t.Parallel()
-	for name, o := range map[string]LineOptions{"unpaced": {Echo: true}, "paced": {Echo: true, Baud: 9600}} {
+	for name, o := range map[string]LineOptions{"unpaced": {Echo: true}, "paced": {Echo: true, Baud: 600}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, p := openLine(t, slaves(t), o)
@@ -347,48 +347,67 @@ func TestPace(t *testing.T) {
 		}
 		pauseFor(silence)
 	}
-	st, wall := l.Stats(), time.Since(begin)
+	st := l.Stats()
+	wall := time.Since(begin)
 	if st.Requests != rounds || st.Answers != rounds || st.Violations() != 0 {
 		t.Errorf("%+v", st)
 	}
 	if st.Busy != rounds*33*char || st.Silence != 2*rounds*silence || st.Turnaround != rounds*turnaround {
 		t.Errorf("%+v, want busy %v, silence %v", st, rounds*33*char, 2*rounds*silence)
 	}
-	if idle := st.Idle(); idle < 0 || idle > wall/2 || st.Wall > wall+time.Second {
+	if idle := st.Idle(); idle < 0 || st.Wall > wall {
 		t.Errorf("idle %v of %v", idle, wall)
 	}
 	t.Logf("idle %v of %v, lag %v", st.Idle(), st.Wall, st.Lag)
 }
 
-// What is late on a line does not make the rest late: 200 chunks of a slow
-// answer end when the last one is due.
+// What is late on a line does not make the rest late: 255 pieces of an answer
+// end when the last one is due.
 func TestPaceDoesNotDrift(t *testing.T) {
 	t.Parallel()
 	l, p := openLine(t, slaves(t), LineOptions{Baud: 38400, Chunk: 1})
-	char := l.char
-	at := time.Now()
-	write(t, p, ask(1, 3, 0, 125))
-	hearN(t, p, 255)
-	if took, want := time.Since(at), 263*char+l.silence; took < want || took > want+want/2 {
-		t.Errorf("%v, want %v", took, want)
+	want := 263*l.char + l.silence
+	var took time.Duration
+	for range 20 { // the machine may be busy
+		at := time.Now()
+		write(t, p, ask(1, 3, 0, 125))
+		hearN(t, p, 255)
+		if took = time.Since(at); took < want {
+			t.Fatalf("%v, want %v", took, want)
+		}
+		if took < want+want/20 {
+			return
+		}
+		pauseFor(l.silence)
 	}
+	t.Errorf("%v, want %v", took, want)
 }
 
 func TestTooSoon(t *testing.T) {
 	t.Parallel()
-	l, p := openLine(t, slaves(t), LineOptions{Baud: 1200})
-	for range 3 {
-		write(t, p, ask(1, 3, 0, 1))
-		hearN(t, p, 7)
+	l, p := openLine(t, slaves(t), LineOptions{Baud: 600})
+	for range 3 { // to a unit that is not there
+		write(t, p, ask(9, 3, 0, 1))
 	}
-	if st := l.Stats(); st.TooSoon != 2 || st.Collisions != 0 || st.Requests != 3 {
+	for l.Stats().Requests < 3 {
+		pauseFor(time.Millisecond)
+	}
+	if st := l.Stats(); st.TooSoon != 2 || st.Collisions != 0 {
 		t.Errorf("%+v", st)
 	}
+	for range 20 { // the machine may be busy
+		write(t, p, ask(1, 3, 0, 1))
+		hearN(t, p, 7)
+		if l.Stats().TooSoon > 3 {
+			return
+		}
+	}
+	t.Errorf("%+v", l.Stats())
 }
 
 func TestCollision(t *testing.T) {
 	t.Parallel()
-	l, p := openLine(t, slaves(t), LineOptions{Baud: 9600})
+	l, p := openLine(t, slaves(t), LineOptions{Baud: 4800})
 	write(t, p, ask(1, 3, 0, 50))
 	hearN(t, p, 16)
 	write(t, p, ask(1, 3, 0, 1))
@@ -418,8 +437,8 @@ func TestForeigner(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := slaves(t)
-			o.Foreigner = &Foreigner{Requests: []Request{{Unit: 1, Function: 3, Addr: 50, Count: 1}}, Every: 20 * time.Millisecond}
 			l, p := openLine(t, s, o)
+			l.SetForeigner(&Foreigner{Requests: []Request{{Unit: 1, Function: 3, Addr: 50, Count: 1}}, Every: 20 * time.Millisecond})
 			pair := hex.EncodeToString(ask(1, 3, 50, 1)) + hex.EncodeToString(AppendCRC([]byte{1, 3, 2, 0x11, 50}))
 			if got := hearN(t, p, 45); got != pair+pair+pair {
 				t.Errorf("%s, want thrice %s", got, pair)

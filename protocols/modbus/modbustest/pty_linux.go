@@ -75,19 +75,23 @@ func dropUnread(path string) {
 	_ = unix.Close(fd)
 }
 
-// hungUp says that nobody has the slave open.
-func hungUp(master *os.File) bool {
+// put gives bytes to whoever has the slave open, if there is anybody. What
+// does not fit into the kernel's buffer is lost, as with a real port that
+// nobody reads. It is false if nothing was given.
+func put(master *os.File, p []byte) bool {
 	c, err := master.SyscallConn()
 	if err != nil {
-		return true
+		return false
 	}
-	gone := true
+	given := 0
 	err = c.Control(func(fd uintptr) {
 		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
-		_, err := unix.Poll(fds, 0)
-		gone = err == nil && fds[0].Revents&unix.POLLHUP != 0
+		if _, err := unix.Poll(fds, 0); err == nil && fds[0].Revents&unix.POLLHUP != 0 {
+			return
+		}
+		given, _ = unix.Write(int(fd), p) // an error gives nothing, too
 	})
-	return gone || err != nil
+	return err == nil && given > 0
 }
 
 // nap waits for d or less, far more exactly than the runtime's timers, whose

@@ -9,6 +9,7 @@ const (
 	maxRTU    = 256
 	mbap      = 6                     // bytes of a TCP frame before its unit id
 	apart     = 20 * time.Millisecond // silence that separates frames where nothing sets the pace
+	stale     = 50 * time.Millisecond // how long the rest of a frame may be under way
 	crcSeed   = 0xffff
 	crcPoly   = 0xa001
 	crcSize   = 2
@@ -74,8 +75,18 @@ type splitter struct {
 	lost bool // what comes is thrown away until there is silence
 }
 
-// silent says that there was silence: what comes now begins a frame.
-func (s *splitter) silent() { s.n, s.lost = 0, false }
+// silent says that nothing came for gap. After silence, the shortest that
+// separates frames, what comes now begins a frame. One that has begun is
+// waited for longer: what was written at once may be seen in pieces, the more
+// so on a busy machine.
+func (s *splitter) silent(gap, silence time.Duration) {
+	if s.n > 0 {
+		silence = max(silence, stale)
+	}
+	if gap >= silence {
+		s.n, s.lost = 0, false
+	}
+}
 
 // between says that no frame has begun.
 func (s *splitter) between() bool { return s.n == 0 && !s.lost }

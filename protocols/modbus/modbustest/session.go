@@ -21,6 +21,7 @@ type session struct {
 	more   sync.WaitGroup // goroutines beside the one that reads
 
 	waiting atomic.Int64 // requests that have been read and not answered
+	open    atomic.Int64 // those of them whose answers are not on their way, which the limits count
 
 	mu     sync.Mutex // guards what follows: of sending
 	out    [2 * maxFrame]byte
@@ -94,9 +95,7 @@ func (se *session) readRTU(ctx context.Context) {
 			return
 		}
 		now := time.Now()
-		if now.Sub(last) >= apart {
-			split.silent()
-		}
+		split.silent(now.Sub(last), apart)
 		last = now
 		split.add(se.in[:n], func(frame []byte) {
 			if err == nil && frame[0] != broadcast {
@@ -146,6 +145,7 @@ func (se *session) handle(ctx context.Context, frame []byte) error {
 		x.fault = (*plan)(n, request)
 	}
 	se.waiting.Add(1)
+	se.open.Add(1)
 	if pace == nil {
 		return se.enqueue(ctx, x)
 	}
@@ -173,7 +173,7 @@ func (se *session) beyondLimits() bool {
 	if l == nil {
 		return false
 	}
-	if l.MaxInflight > 0 && se.waiting.Load() >= int64(l.MaxInflight) {
+	if l.MaxInflight > 0 && se.open.Load() >= int64(l.MaxInflight) {
 		return true
 	}
 	se.mu.Lock()
@@ -252,6 +252,7 @@ func (se *session) finish(ctx context.Context, x *exchange) {
 	case pause(ctx, f.Delay) != nil:
 		return
 	}
+	se.open.Add(-1) // before the client can have the answer and ask again
 	switch {
 	case f.Reset || f.HalfClose:
 		se.end(f.HalfClose)

@@ -17,9 +17,6 @@ const (
 	exact = 1500 * time.Microsecond
 	// opening is how often a closed serial port is looked at.
 	opening = 2 * time.Millisecond
-	// overflow is how long a client may leave its port unread before what
-	// comes is lost, as with the kernel's buffer of a real one.
-	overflow = 50 * time.Millisecond
 )
 
 // wire is a line that is plugged in. What it holds beside its channels is
@@ -185,12 +182,12 @@ func (w *wire) sleep(ctx context.Context, timer <-chan time.Time) bool {
 
 // hear takes what the client wrote so far. It is false if that is nothing.
 func (w *wire) hear(ctx context.Context) bool {
-	for any := false; ; any = true {
+	for heard := false; ; heard = true {
 		select {
 		case a := <-w.heard:
 			w.place(ctx, a)
 		default:
-			return any
+			return heard
 		}
 	}
 }
@@ -203,7 +200,7 @@ func (w *wire) place(ctx context.Context, a arrival) {
 		begin = a.at
 	}
 	end := begin.Add(l.chars(len(a.bytes)))
-	gap, known := begin.Sub(w.lastEnd), !w.lastEnd.IsZero()
+	gap := begin.Sub(w.lastEnd)
 	l.count(func(s *Stats) { s.Busy += l.chars(len(a.bytes)) })
 	w.lastEnd = latest(w.lastEnd, end)
 	if w.sending {
@@ -213,19 +210,22 @@ func (w *wire) place(ctx context.Context, a arrival) {
 		w.quiet = latest(w.quiet, end)
 		return
 	}
-	silent := apart
 	if l.o.Baud > 0 {
-		silent = l.silence
+		w.split.silent(gap, l.silence)
+	} else {
+		w.split.silent(gap, apart)
 	}
-	if known && gap >= silent {
-		w.split.silent()
-	}
-	if w.split.between() && !w.quiet.IsZero() && a.at.Sub(w.quiet) < l.silence-l.char/2 {
-		l.count(func(s *Stats) { s.TooSoon++ })
-	}
+	soon := w.split.between() && !w.quiet.IsZero() && a.at.Sub(w.quiet) < l.silence-l.char/2
 	w.quiet = latest(w.quiet, end)
 	w.split.add(a.bytes, func(frame []byte) {
-		l.count(func(s *Stats) { s.Requests++; s.Silence += l.silence })
+		l.count(func(s *Stats) {
+			s.Requests++
+			s.Silence += l.silence
+			if soon {
+				s.TooSoon++
+			}
+		})
+		soon = l.silence > 0 // the next one, in one piece with this one
 		w.todo = append(w.todo, request{fromRTU(frame), end})
 	})
 	if l.o.Echo {
@@ -365,7 +365,9 @@ func (w *wire) emit(ctx context.Context, begin time.Time, raw []byte, slowly tim
 			}
 		}
 		now := time.Now()
-		w.write(piece)
+		if put(w.master, piece) {
+			w.sent.Store(true)
+		}
 		w.quiet = latest(w.quiet, now)
 		if len(raw) == 0 {
 			w.line.count(func(s *Stats) { s.Lag += max(0, now.Sub(end)) })
@@ -375,16 +377,6 @@ func (w *wire) emit(ctx context.Context, begin time.Time, raw []byte, slowly tim
 	}
 	w.lastEnd, w.quiet = latest(w.lastEnd, end), latest(w.quiet, end)
 	return end
-}
-
-// write gives bytes to the client, if it has the port open.
-func (w *wire) write(p []byte) {
-	if hungUp(w.master) {
-		return
-	}
-	w.sent.Store(true)
-	_ = w.master.SetWriteDeadline(time.Now().Add(overflow)) // the write says it too
-	_, _ = w.master.Write(p)                                // what does not fit is lost; a line that is unplugged is about to end
 }
 
 func latest(a, b time.Time) time.Time {
