@@ -332,8 +332,8 @@ func TestPace(t *testing.T) {
 	s := slaves(t)
 	l, p := openLine(t, s, LineOptions{Baud: baud, CharBits: 11, Turnaround: turnaround})
 	silence := 7 * char / 2
-	l.ResetStats()
 	begin := time.Now()
+	l.ResetStats()
 	for range rounds {
 		at := time.Now()
 		write(t, p, ask(1, 3, 0, 10))
