@@ -110,12 +110,15 @@ func (t *rtuTransport) close() error {
 	return err
 }
 
-func (t *rtuTransport) begin(ctx context.Context, p pace) error {
+func (t *rtuTransport) begin(ctx context.Context, p pace) (exchanger, error) {
 	if t.port == nil {
-		return errNotConnected
+		return nil, errNotConnected
 	}
 	t.pace = p
-	return t.watch.begin(ctx)
+	if err := t.watch.begin(ctx); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *rtuTransport) end() { t.watch.end() }

@@ -68,15 +68,10 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	}
 	s.replan()
 	p.line()
-	if err := s.begin(ctx); err != nil {
-		e := s.failure(s.requests[s.first], err)
-		p.giveUp(e, e.Reason)
-	} else {
-		p.begun = true
-	}
+	p.begin(s.requests[s.first])
 	p.run()
-	if p.begun {
-		s.bus.transport.end()
+	if p.x != nil {
+		p.x.end()
 	}
 	if p.result.Err == nil {
 		s.first = 0
@@ -84,10 +79,6 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	s.healthy = p.result.Answers > 0
 	p.learn()
 	return p.result
-}
-
-func (s *scan) begin(ctx context.Context) error {
-	return s.bus.transport.begin(ctx, s.pace)
 }
 
 // replan makes the requests anew if more has been learnt of the unit.
@@ -108,7 +99,7 @@ type pass struct {
 	out    []protocols.Reading
 	result protocols.ScanResult
 	start  time.Time
-	begun  bool             // the transport is ours
+	x      exchanger        // nil: there is no connection
 	most   int              // calls under way at once
 	flying int              // calls under way
 	over   *protocols.Error // why the rest is not asked any more
@@ -117,6 +108,18 @@ type pass struct {
 	splits int
 	busy   time.Duration // waited for a busy device
 	failed bool          // something went wrong that more requests under way may be the cause of
+}
+
+// begin makes the transport ours; if that fails, r is not asked and the scan
+// is over.
+func (p *pass) begin(r *request) {
+	x, err := p.bus.transport.begin(p.ctx, p.pace)
+	if err != nil {
+		e := p.failure(r, err)
+		p.giveUp(e, e.Reason)
+		return
+	}
+	p.x = x
 }
 
 // line puts the requests that are due into the queue.
@@ -145,16 +148,10 @@ func (s *scan) anyDue() bool {
 // run works off the queue.
 func (p *pass) run() {
 	for {
-		for p.flying < min(p.most, p.bus.transport.window()) {
-			r := p.next()
-			if r == nil {
-				break
-			}
-			p.send(r)
-		}
+		p.fill()
 		switch {
 		case p.flying > 0:
-			c := p.bus.transport.receive()
+			c := p.x.receive()
 			p.flying--
 			p.ended(c)
 			p.calls = append(p.calls, c)
@@ -164,6 +161,17 @@ func (p *pass) run() {
 			return
 		}
 		p.letOthers()
+	}
+}
+
+// fill puts as many calls under way as there may be.
+func (p *pass) fill() {
+	for p.x == nil || p.flying < min(p.most, p.x.window()) {
+		r := p.next()
+		if r == nil {
+			return
+		}
+		p.send(r)
 	}
 }
 
@@ -197,7 +205,7 @@ func (p *pass) send(r *request) {
 	p.result.Requests++
 	p.flying++
 	r.together = p.most > 1
-	p.bus.transport.send(c)
+	p.x.send(c)
 }
 
 // wait lets a busy device be until it is asked again.
@@ -215,7 +223,7 @@ func (p *pass) wait() {
 	if p.others != nil && p.others() {
 		return // letOthers is next
 	}
-	if err := p.bus.transport.idle(d); err != nil {
+	if err := p.x.idle(d); err != nil {
 		e := p.failure(p.queue[0], err)
 		p.giveUp(e, e.Reason)
 	}
@@ -227,13 +235,10 @@ func (p *pass) letOthers() {
 	if p.flying > 0 || len(p.queue) == 0 || p.over != nil || p.others == nil || !p.others() {
 		return
 	}
-	p.bus.transport.end()
+	p.x.end()
+	p.x = nil
 	p.give()
-	if err := p.begin(p.ctx); err != nil {
-		p.begun = false
-		e := p.failure(p.queue[0], err)
-		p.giveUp(e, e.Reason)
-	}
+	p.begin(p.queue[0])
 }
 
 // ended takes in what came of a call.

@@ -42,7 +42,19 @@ func openPort(path string, l line) (port, error) {
 		}
 		return nil, &serialError{text: fmt.Sprintf("%s cannot be set to %s: %v: is it a serial port?", path, l, err), err: err}
 	}
-	return os.NewFile(uintptr(fd), path), nil
+	return &serialPort{os.NewFile(uintptr(fd), path)}, nil
+}
+
+// serialPort is an open serial port.
+type serialPort struct{ *os.File }
+
+// Close gives up the lock by itself: a process that is being started holds
+// the descriptor a little longer.
+func (p *serialPort) Close() error {
+	if c, err := p.SyscallConn(); err == nil {
+		_ = c.Control(func(fd uintptr) { _ = unix.Flock(int(fd), unix.LOCK_UN) }) // closing it does the same
+	}
+	return p.File.Close()
 }
 
 func setUp(fd int, l line) error {
@@ -119,7 +131,7 @@ func setRS485(fd int, r rs485) error {
 	if r.low {
 		s.flags = rs485Enabled | rs485RTSAfterSend
 	}
-	return ioctl(fd, unix.TIOCSRS485, unsafe.Pointer(&s))
+	return ioctl(fd, unix.TIOCSRS485, unsafe.Pointer(&s)) //nolint:gosec // the kernel writes to it during the call
 }
 
 // setLowLatency asks the driver to hand on at once what has arrived: FTDI
@@ -129,10 +141,11 @@ func setLowLatency(fd int) {
 		flagsAt    = 4 // the fifth int of struct serial_struct
 		lowLatency = 1 << 13
 	)
-	var s [64]int32 // larger than the struct on any machine
-	if ioctl(fd, unix.TIOCGSERIAL, unsafe.Pointer(&s)) == nil && s[flagsAt]&lowLatency == 0 {
+	var s [64]int32          // larger than the struct on any machine
+	at := unsafe.Pointer(&s) //nolint:gosec // the kernel writes to it during the calls
+	if ioctl(fd, unix.TIOCGSERIAL, at) == nil && s[flagsAt]&lowLatency == 0 {
 		s[flagsAt] |= lowLatency
-		_ = ioctl(fd, unix.TIOCSSERIAL, unsafe.Pointer(&s)) // it works without, too
+		_ = ioctl(fd, unix.TIOCSSERIAL, at) // it works without, too
 	}
 }
 

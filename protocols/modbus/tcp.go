@@ -104,12 +104,15 @@ func (t *tcpTransport) close() error {
 	return err
 }
 
-func (t *tcpTransport) begin(ctx context.Context, p pace) error {
+func (t *tcpTransport) begin(ctx context.Context, p pace) (exchanger, error) {
 	if t.conn == nil {
-		return errNotConnected
+		return nil, errNotConnected
 	}
 	t.pace = p
-	return t.watch.begin(ctx)
+	if err := t.watch.begin(ctx); err != nil {
+		return nil, err
+	}
+	return t, nil
 }
 
 func (t *tcpTransport) end() {

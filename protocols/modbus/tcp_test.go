@@ -43,7 +43,7 @@ func exchange(t *testing.T, data []byte, piece, times int) (answers [][]byte, er
 	if err := tr.connect(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
 	}
-	if err := tr.begin(t.Context(), pace{timeout: time.Second}); err != nil {
+	if _, err := tr.begin(t.Context(), pace{timeout: time.Second}); err != nil {
 		t.Fatal(err)
 	}
 	defer tr.end()

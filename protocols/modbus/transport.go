@@ -13,26 +13,30 @@ import (
 	"millrace/protocols"
 )
 
-// transport carries requests to the units behind one endpoint. It outlives
-// its connections, and belongs to one goroutine.
+// transport is the way to the units behind one endpoint. It outlives its
+// connections, and belongs to one goroutine.
 type transport interface {
 	// connect makes the connection, if there is none.
 	connect(ctx context.Context, timeout time.Duration) error
 	close() error
 	// begin prepares for the calls of one scan: none goes on after ctx has
-	// ended. end must follow, unless there is an error.
-	begin(ctx context.Context, p pace) error
-	end()
-	// send puts a call under way; at most window of them may be. It may fail
-	// at once: receive says so.
+	// ended.
+	begin(ctx context.Context, p pace) (exchanger, error)
+}
+
+// exchanger carries the calls of one scan.
+type exchanger interface {
+	// window is how many calls may be under way at once, at most.
+	window() int
+	// send puts a call under way. It may fail at once: receive says so.
 	send(c *call)
 	// receive waits for one of the calls under way to end, which has its
 	// answer or its error then.
 	receive() *call
 	// idle waits for d while no call is under way, and drops what arrives.
 	idle(d time.Duration) error
-	// window is how many calls may be under way at once, at most.
-	window() int
+	// end must come last.
+	end()
 }
 
 // pace is what a device can take.
