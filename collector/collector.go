@@ -127,17 +127,25 @@ func (c *Collector) device(prev *device, cfg *protocols.Device) (*device, error)
 func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, error) {
 	fresh := map[string]*bus{}
 	for key, devs := range members {
-		if b := c.buses[key]; b != nil && (b.sub == nil || !newSession(c.members[key], devs)) {
+		name, _, _ := strings.Cut(key, " ")
+		driver := c.opts.Drivers[name]
+		if b := c.buses[key]; b != nil && !newLink(driver, c.members[key], devs) && (b.sub == nil || !newSession(c.members[key], devs)) {
 			continue
 		}
-		driver, _, _ := strings.Cut(key, " ")
-		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts)
+		b, err := newBus(key, driver, devs, c.opts)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", devs[0].cfg.Endpoint, err)
 		}
 		fresh[key] = b
 	}
 	return fresh, nil
+}
+
+// newLink says whether a connection must be made anew for its devices: a
+// serial port, for instance, has its speed from when it is opened.
+func newLink(driver protocols.Driver, before, after []*device) bool {
+	k, ok := driver.(protocols.LinkKeyer)
+	return ok && k.LinkKey(configsOf(before)) != k.LinkKey(configsOf(after))
 }
 
 // newSession says whether a session must be made anew for its devices: what

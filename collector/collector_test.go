@@ -256,6 +256,38 @@ func TestReloadTouchesOnlyWhatChanged(t *testing.T) {
 	})
 }
 
+// TestReloadOfALink: a connection that was made for another configuration is
+// closed before the new one is made, and its devices go on, those as well
+// that have not changed.
+func TestReloadOfALink(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			return allGood(protocols.Int(1), out)
+		}}
+		first, second := testDevice("a", "bus-1", "x"), testDevice("b", "bus-1", "x")
+		c, buf := running(t, f, first, second)
+		advance(9500 * time.Millisecond)
+		changed := testDevice("a", "bus-1", "x")
+		changed.Modbus.Fallback = "other"
+		if err := c.Apply([]*protocols.Device{changed, second}); err != nil {
+			t.Fatal(err)
+		}
+		advance(9 * time.Second)
+		if got := f.logged(); !slices.Equal(got, []string{"connect bus-1", "close bus-1", "connect bus-1"}) {
+			t.Errorf("events %v", got)
+		}
+		for _, id := range []string{"a", "b"} {
+			if n := len(buf.of(id)); n < 18 {
+				t.Errorf("%d batches of %s in 18.5 s", n, id)
+			}
+		}
+		if got := buf.statesOf("b"); len(got) != 2 {
+			t.Errorf("the unchanged device went through %v", got)
+		}
+	})
+}
+
 func TestSubscription(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {

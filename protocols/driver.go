@@ -46,6 +46,16 @@ type UnitKeyer interface {
 	UnitKey(d *Device) string
 }
 
+// LinkKeyer is a Driver whose connections depend on more than the bus key,
+// such as the speed of a serial port.
+type LinkKeyer interface {
+	Driver
+	// LinkKey returns what Open takes from the configuration of the devices
+	// of one bus. A bus whose devices say something else is closed, and
+	// opened anew.
+	LinkKey(devices []*Device) string
+}
+
 // Memory keeps small things that a driver has learnt over restarts. It may be
 // used by several goroutines, and does not wait for a disk.
 type Memory interface {

@@ -28,7 +28,8 @@ type Options struct {
 }
 
 // Driver is the Modbus driver. It implements protocols.Driver,
-// protocols.Planner and protocols.Liner.
+// protocols.Planner, protocols.UnitKeyer, protocols.LinkKeyer and
+// protocols.Liner.
 type Driver struct {
 	log  *slog.Logger
 	now  func() time.Time
@@ -76,22 +77,17 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 	if len(devices) == 0 {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "modbus: a bus without devices"}
 	}
-	e, err := parseEndpoint(devices[0].Endpoint)
+	endpoints, err := endpointsOf(devices)
 	if err != nil {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "endpoint: " + err.Error(), Err: err}
 	}
 	b := &bus{
-		endpoints: []endpoint{e},
+		endpoints: endpoints,
 		now:       dr.now,
 		log:       dr.log,
 		memory:    dr.memory,
 		units:     map[uint8]*unit{},
 		heard:     true,
-	}
-	for _, d := range devices {
-		if second, err := parseEndpoint(d.Modbus.Fallback); d.Modbus.Fallback != "" && err == nil && len(b.endpoints) == 1 {
-			b.endpoints = append(b.endpoints, second)
-		}
 	}
 	for _, e := range b.endpoints {
 		b.links = append(b.links, dr.link(e))
@@ -101,6 +97,35 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 		b.timeout = max(b.timeout, cmp.Or(d.Timeout, defaultTimeout))
 	}
 	return b, nil
+}
+
+// endpointsOf returns where the devices of one bus are: their endpoint, and
+// the fallback of the first that has one.
+func endpointsOf(devices []*protocols.Device) ([]endpoint, error) {
+	e, err := parseEndpoint(devices[0].Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		if second, err := parseEndpoint(d.Modbus.Fallback); d.Modbus.Fallback != "" && err == nil {
+			return []endpoint{e, second}, nil
+		}
+	}
+	return []endpoint{e}, nil
+}
+
+// LinkKey implements protocols.LinkKeyer: a serial port has settings, and
+// there may be a second address.
+func (*Driver) LinkKey(devices []*protocols.Device) string {
+	endpoints, err := endpointsOf(devices)
+	if err != nil {
+		return ""
+	}
+	key := ""
+	for _, e := range endpoints {
+		key += e.String() + "\n"
+	}
+	return key
 }
 
 // link makes the transport to an endpoint.
