@@ -396,7 +396,19 @@ func TestStateReasons(t *testing.T) {
 	if !m.unanswered(now.Add(16*time.Second), errors.New("no route")) || m.cur.Reason != "no route" || !m.cur.Since.Equal(now.Add(5*time.Second)) {
 		t.Errorf("%+v: another reason after some time is a change, and no new state", m.cur)
 	}
-	if !m.answered(now.Add(17*time.Second), nil) || m.cur.State != Online || m.cur.Reason != "" {
+	silent := func(asked, what string) *protocols.Error {
+		return &protocols.Error{Kind: protocols.KindTimeout, Text: asked + what, Alike: what}
+	}
+	if !m.unanswered(now.Add(30*time.Second), silent("holding", "no answer")) || m.unanswered(now.Add(60*time.Second), silent("input", "no answer")) {
+		t.Error("a device that does not answer has another reason each time that it is asked for something else")
+	}
+	if !m.unanswered(now.Add(90*time.Second), silent("input", "only noise")) || m.cur.Reason != "inputonly noise" {
+		t.Errorf("%q is another reason", "only noise")
+	}
+	if !m.answered(now.Add(91*time.Second), silent("holding", "refused")) || !m.answered(now.Add(102*time.Second), silent("input", "refused")) {
+		t.Error("of a device that answers it is of interest what it refuses")
+	}
+	if !m.answered(now.Add(103*time.Second), nil) || m.cur.State != Online || m.cur.Reason != "" {
 		t.Errorf("%+v", m.cur)
 	}
 }
