@@ -40,6 +40,9 @@ func openPort(path string, l line) (port, error) {
 		if e, ok := errors.AsType[*serialError](err); ok {
 			return nil, e
 		}
+		if errors.Is(err, unix.ENOTTY) {
+			return nil, &serialError{text: fmt.Sprintf("%s is no serial port: is the path right?%s", path, otherPorts()), err: err}
+		}
 		return nil, &serialError{text: fmt.Sprintf("%s cannot be set to %s: %v: is it a serial port?", path, l, err), err: err}
 	}
 	return &serialPort{os.NewFile(uintptr(fd), path)}, nil
@@ -60,7 +63,7 @@ func (p *serialPort) Close() error {
 func setUp(fd int, l line) error {
 	// Two programs on one line would hear each other's answers.
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return &serialError{text: "another program uses the port: stop it, or give it another one", err: err}
+		return &serialError{text: "another program uses the port, or another device here does, under another name: stop that program, or write the same endpoint for all devices of a line", err: err}
 	}
 	if err := setTermios(fd, l); err != nil {
 		return err
