@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strconv"
+	"strings"
 	"time"
 
 	"millrace/protocols"
@@ -121,11 +122,11 @@ func (*Driver) LinkKey(devices []*protocols.Device) string {
 	if err != nil {
 		return ""
 	}
-	key := ""
-	for _, e := range endpoints {
-		key += e.String() + "\n"
+	names := make([]string, len(endpoints))
+	for i, e := range endpoints {
+		names[i] = e.String()
 	}
-	return key
+	return strings.Join(names, " ")
 }
 
 // link makes the transport to an endpoint.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"syscall"
 	"time"
 
 	gomodbus "github.com/goburrow/modbus"
@@ -471,7 +472,10 @@ func (t *rtuTransport) broken(err error) error {
 	e := &wireError{kind: protocols.KindNotConnected, err: err, what: "the connection broke: " + plainCause(err)}
 	switch {
 	case t.name != "":
-		e.what = "the serial port is gone: " + plainCause(err)
+		e.what = "the serial port is gone"
+		if !errors.Is(err, io.EOF) && !errors.Is(err, syscall.EIO) { // all that a port that was pulled out says
+			e.what += ": " + plainCause(err)
+		}
 		e.hint = "is the adapter plugged in?"
 	case errors.Is(err, io.EOF):
 		e.what = "the device server closed the connection"
