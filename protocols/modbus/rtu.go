@@ -79,7 +79,7 @@ func newRTUTCPTransport(dial dialFunc, addr string) *rtuTransport {
 	return newRTUTransport(func(ctx context.Context) (port, error) { return dial(ctx, "tcp", addr) })
 }
 
-func (*rtuTransport) window() int { return 1 }
+func (*rtuTransport) window(int) int { return 1 }
 
 func (t *rtuTransport) connect(ctx context.Context, timeout time.Duration) error {
 	if t.port != nil {

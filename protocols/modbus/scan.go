@@ -152,6 +152,9 @@ func (p *pass) run() {
 		switch {
 		case p.flying > 0:
 			c := p.x.receive()
+			if c == nil {
+				continue
+			}
 			p.flying--
 			p.ended(c)
 			p.calls = append(p.calls, c)
@@ -166,7 +169,7 @@ func (p *pass) run() {
 
 // fill puts as many calls under way as there may be.
 func (p *pass) fill() {
-	for p.x == nil || p.flying < min(p.most, p.x.window()) {
+	for p.x == nil || p.flying < p.x.window(p.most) {
 		r := p.next()
 		if r == nil {
 			return
