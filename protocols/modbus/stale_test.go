@@ -136,7 +136,7 @@ func readOne(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) int {
 func TestLateAnswerIsDropped(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]modbustest.Fault{
-		"late": {Delay: 150 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
+		"late": {Delay: 500 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -118,7 +118,7 @@ func TestInflightIsFoundOut(t *testing.T) {
 			s.SetLimits(modbustest.Limits{MaxInflight: c.limit})
 			u.SetAnswerTime(modbustest.AnswerTime{Time: 4 * time.Millisecond, Parallel: c.parallel})
 			d := newDevice(s.Addr(), sparse(32)...)
-			d.Timeout, d.Modbus.MaxInflight = 150*time.Millisecond, protocols.InflightAuto
+			d.Timeout, d.Modbus.MaxInflight = 500*time.Millisecond, protocols.InflightAuto
 			m := &memory{}
 			_, sc := openWith(t, Options{Memory: m}, d)
 			for range 5*windowScans + 2 {
