@@ -127,7 +127,7 @@ func (c *Collector) device(prev *device, cfg *protocols.Device) (*device, error)
 func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, error) {
 	fresh := map[string]*bus{}
 	for key, devs := range members {
-		if b := c.buses[key]; b != nil && (b.sub == nil || !newSession(c.members[key], devs)) {
+		if b := c.buses[key]; b != nil && b.fits(devs) && (b.sub == nil || !newSession(c.members[key], devs)) {
 			continue
 		}
 		driver, _, _ := strings.Cut(key, " ")
@@ -138,6 +138,20 @@ func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, er
 		fresh[key] = b
 	}
 	return fresh, nil
+}
+
+// fits says that the bus can go on with other devices. Any goroutine may call
+// it.
+func (b *bus) fits(devs []*device) bool {
+	f, ok := b.conn.(protocols.Fitter)
+	if !ok {
+		return true
+	}
+	cfgs := make([]*protocols.Device, len(devs))
+	for i, d := range devs {
+		cfgs[i] = d.cfg
+	}
+	return f.Fits(cfgs)
 }
 
 // newSession says whether a session must be made anew for its devices: what

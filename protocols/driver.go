@@ -66,6 +66,15 @@ type Adviser interface {
 	Advice(d *Device) []string
 }
 
+// Fitter is a Bus whose connection depends on more of its devices than their
+// bus key.
+type Fitter interface {
+	Bus
+	// Fits says that the bus can go on with these devices; otherwise it is
+	// closed, and a new one opened. Any goroutine may call it.
+	Fits(devices []*Device) bool
+}
+
 // Interruptible is a Scan of many requests that lets others in between.
 type Interruptible interface {
 	Scan

@@ -76,22 +76,17 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 	if len(devices) == 0 {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "modbus: a bus without devices"}
 	}
-	e, err := parseEndpoint(devices[0].Endpoint)
+	endpoints, err := endpointsOf(devices)
 	if err != nil {
 		return nil, &protocols.Error{Kind: protocols.KindBadAddress, Text: "endpoint: " + err.Error(), Err: err}
 	}
 	b := &bus{
-		endpoints: []endpoint{e},
+		endpoints: endpoints,
 		now:       dr.now,
 		log:       dr.log,
 		memory:    dr.memory,
 		units:     map[uint8]*unit{},
 		heard:     true,
-	}
-	for _, d := range devices {
-		if second, err := parseEndpoint(d.Modbus.Fallback); d.Modbus.Fallback != "" && err == nil && len(b.endpoints) == 1 {
-			b.endpoints = append(b.endpoints, second)
-		}
 	}
 	for _, e := range b.endpoints {
 		b.links = append(b.links, dr.link(e))
@@ -101,6 +96,24 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 		b.timeout = max(b.timeout, cmp.Or(d.Timeout, defaultTimeout))
 	}
 	return b, nil
+}
+
+// endpointsOf returns where the devices of one bus are: their endpoint, and
+// the fallback that one of them has.
+func endpointsOf(devices []*protocols.Device) ([]endpoint, error) {
+	e, err := parseEndpoint(devices[0].Endpoint)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devices {
+		if d.Modbus.Fallback == "" {
+			continue
+		}
+		if second, err := parseEndpoint(d.Modbus.Fallback); err == nil { // Check reports others
+			return []endpoint{e, second}, nil
+		}
+	}
+	return []endpoint{e}, nil
 }
 
 // link makes the transport to an endpoint.

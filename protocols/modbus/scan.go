@@ -170,6 +170,9 @@ func (p *pass) run() {
 // fill puts as many calls under way as there may be.
 func (p *pass) fill() {
 	for p.x == nil || p.flying < p.x.window(p.most) {
+		if p.flying > 0 && p.others != nil && p.others() {
+			return // they have their turn when these are through
+		}
 		r := p.next()
 		if r == nil {
 			return
@@ -226,7 +229,7 @@ func (p *pass) wait() {
 	if p.others != nil && p.others() {
 		return // letOthers is next
 	}
-	if err := p.x.idle(d); err != nil {
+	if err := p.x.idle(min(d, busyWait)); err != nil { // then it looks for others again
 		e := p.failure(p.queue[0], err)
 		p.giveUp(e, e.Reason)
 	}
