@@ -34,7 +34,9 @@ func TestCRC16(t *testing.T) {
 
 // request is the call that the tests of frames wait for: two registers of
 // unit 1.
-func testCall() *call { return &call{unit: 1, function: 3, addr: 10, count: 2} }
+func testCall() *call {
+	return &call{unit: 1, function: 3, addr: 10, count: 2, lim: limits{registers: maxRegisters, bits: maxBits}}
+}
 
 func TestFindFrames(t *testing.T) {
 	t.Parallel()

@@ -207,7 +207,7 @@ func (p *pass) send(r *request) {
 	} else {
 		c = new(call)
 	}
-	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r}
+	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r, lim: p.unit.limits(p.lim)}
 	p.result.Requests++
 	p.flying++
 	r.together = p.most > 1

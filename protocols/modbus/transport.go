@@ -61,8 +61,9 @@ type call struct {
 	// err is a *wireError, or a *gomodbus.ModbusError: an exception.
 	err error
 
-	id      uint16 // on TCP: its transaction
-	request *request
+	id      uint16   // on TCP: its transaction
+	request *request // nil: of nobody
+	lim     limits   // what the device can
 }
 
 // dataBytes is how many bytes of values the answer to c has.
