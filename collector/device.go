@@ -160,7 +160,7 @@ func (d *device) advised(advice []string) {
 	d.view.mu.Unlock()
 	for _, text := range advice {
 		if !slices.Contains(before, text) {
-			d.log.Info("the device was found to have a limit; it is kept to", "advice", text)
+			d.log.Info("a suggestion for the configuration", "because", text)
 		}
 	}
 }

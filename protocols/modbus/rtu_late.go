@@ -158,8 +158,8 @@ func (l *lateList) parts(c *call, to []part) []part {
 		return append(to, part{c.addr, count})
 	}
 	cuts := c.cuts()
-	for i := len(cuts) - 1; i >= 0; i-- {
-		if first := cuts[i]; free(first) && free(count-first) {
+	for _, first := range slices.Backward(cuts) {
+		if free(first) && free(count-first) {
 			return append(to, part{c.addr, first}, part{c.addr + uint16(first), count - first})
 		}
 	}

@@ -34,6 +34,7 @@ type scan struct {
 	device  string
 	unit    *unit
 	lim     limits // what the configuration says
+	config  string // the same, for what was learnt
 	pace    pace
 	retries int
 	auto    bool // how many requests may be under way is found out
@@ -66,6 +67,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	if len(s.fields) == 0 {
 		return p.result
 	}
+	s.unit.configured(s.config, s.bus.log)
 	s.replan()
 	p.line()
 	p.begin(s.requests[s.first])
@@ -411,7 +413,7 @@ func (p *pass) note(e *protocols.Error) {
 
 // learn keeps what this pass has shown of the unit.
 func (p *pass) learn() {
-	learnt := false
+	learnt, version := false, p.unit.version
 	if w := &p.unit.window; p.auto {
 		w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
 		if w.settled && w.n != p.unit.facts.Window {
@@ -427,7 +429,7 @@ func (p *pass) learn() {
 			learnt = p.unit.learn(r) || learnt
 		}
 	}
-	if learnt {
+	if learnt || p.unit.version != version {
 		p.unit.save(p.bus.log)
 		p.result.Learnt = true
 		return

@@ -52,7 +52,7 @@ func TestNeverAWrongValue(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			const timeout = 4 * time.Millisecond
-			n := faultyAnswers(t, 2500, 0.7, 8)
+			n := faultyAnswers(t, 2500, 0.76, 8)
 			s := startServer(t)
 			u := s.Unit(1)
 			for i := range addresses {
@@ -136,7 +136,7 @@ func readOne(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) int {
 func TestLateAnswerIsDropped(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]modbustest.Fault{
-		"late": {Delay: 500 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
+		"late": {Delay: 450 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -151,7 +151,7 @@ func TestLateAnswerIsDropped(t *testing.T) {
 				return modbustest.Fault{}
 			})
 			d := newDevice(s.Addr())
-			d.Timeout = 100 * time.Millisecond
+			d.Timeout = 300 * time.Millisecond
 			for i := range 20 {
 				d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprintf("hr:%d", 10*i)})
 			}
