@@ -79,11 +79,7 @@ type busDevices struct {
 }
 
 func newBus(key string, driver protocols.Driver, devs []*device, o Options) (*bus, error) {
-	cfgs := make([]*protocols.Device, len(devs))
-	for i, d := range devs {
-		cfgs[i] = d.cfg
-	}
-	conn, err := driver.Open(cfgs)
+	conn, err := driver.Open(configsOf(devs))
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +93,14 @@ func newBus(key string, driver protocols.Driver, devs []*device, o Options) (*bu
 		b.unitKey = k.UnitKey
 	}
 	return b, nil
+}
+
+func configsOf(devs []*device) []*protocols.Device {
+	cfgs := make([]*protocols.Device, len(devs))
+	for i, d := range devs {
+		cfgs[i] = d.cfg
+	}
+	return cfgs
 }
 
 // start runs the bus for the given devices until stop.

@@ -127,11 +127,12 @@ func (c *Collector) device(prev *device, cfg *protocols.Device) (*device, error)
 func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, error) {
 	fresh := map[string]*bus{}
 	for key, devs := range members {
-		if b := c.buses[key]; b != nil && b.fits(devs) && (b.sub == nil || !newSession(c.members[key], devs)) {
+		name, _, _ := strings.Cut(key, " ")
+		driver := c.opts.Drivers[name]
+		if b := c.buses[key]; b != nil && !newLink(driver, c.members[key], devs) && (b.sub == nil || !newSession(c.members[key], devs)) {
 			continue
 		}
-		driver, _, _ := strings.Cut(key, " ")
-		b, err := newBus(key, c.opts.Drivers[driver], devs, c.opts)
+		b, err := newBus(key, driver, devs, c.opts)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", devs[0].cfg.Endpoint, err)
 		}
@@ -140,18 +141,11 @@ func (c *Collector) makeBuses(members map[string][]*device) (map[string]*bus, er
 	return fresh, nil
 }
 
-// fits says that the bus can go on with other devices. Any goroutine may call
-// it.
-func (b *bus) fits(devs []*device) bool {
-	f, ok := b.conn.(protocols.Fitter)
-	if !ok {
-		return true
-	}
-	cfgs := make([]*protocols.Device, len(devs))
-	for i, d := range devs {
-		cfgs[i] = d.cfg
-	}
-	return f.Fits(cfgs)
+// newLink says whether a connection must be made anew for its devices: a
+// serial port, for instance, has its speed from when it is opened.
+func newLink(driver protocols.Driver, before, after []*device) bool {
+	k, ok := driver.(protocols.LinkKeyer)
+	return ok && k.LinkKey(configsOf(before)) != k.LinkKey(configsOf(after))
 }
 
 // newSession says whether a session must be made anew for its devices: what

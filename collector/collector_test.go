@@ -256,6 +256,38 @@ func TestReloadTouchesOnlyWhatChanged(t *testing.T) {
 	})
 }
 
+// TestReloadOfALink: a connection that was made for another configuration is
+// closed before the new one is made, and its devices go on, those as well
+// that have not changed.
+func TestReloadOfALink(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeDriver{read: func(_ *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			return allGood(protocols.Int(1), out)
+		}}
+		first, second := testDevice("a", "bus-1", "x"), testDevice("b", "bus-1", "x")
+		c, buf := running(t, f, first, second)
+		advance(9500 * time.Millisecond)
+		changed := testDevice("a", "bus-1", "x")
+		changed.Modbus.Fallback = "other"
+		if err := c.Apply([]*protocols.Device{changed, second}); err != nil {
+			t.Fatal(err)
+		}
+		advance(9 * time.Second)
+		if got := f.logged(); !slices.Equal(got, []string{"connect bus-1", "close bus-1", "connect bus-1"}) {
+			t.Errorf("events %v", got)
+		}
+		for _, id := range []string{"a", "b"} {
+			if n := len(buf.of(id)); n < 18 {
+				t.Errorf("%d batches of %s in 18.5 s", n, id)
+			}
+		}
+		if got := buf.statesOf("b"); len(got) != 2 {
+			t.Errorf("the unchanged device went through %v", got)
+		}
+	})
+}
+
 func TestSubscription(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
@@ -364,7 +396,19 @@ func TestStateReasons(t *testing.T) {
 	if !m.unanswered(now.Add(16*time.Second), errors.New("no route")) || m.cur.Reason != "no route" || !m.cur.Since.Equal(now.Add(5*time.Second)) {
 		t.Errorf("%+v: another reason after some time is a change, and no new state", m.cur)
 	}
-	if !m.answered(now.Add(17*time.Second), nil) || m.cur.State != Online || m.cur.Reason != "" {
+	silent := func(asked, what string) *protocols.Error {
+		return &protocols.Error{Kind: protocols.KindTimeout, Text: asked + what, Alike: what}
+	}
+	if !m.unanswered(now.Add(30*time.Second), silent("holding", "no answer")) || m.unanswered(now.Add(60*time.Second), silent("input", "no answer")) {
+		t.Error("a device that does not answer has another reason each time that it is asked for something else")
+	}
+	if !m.unanswered(now.Add(90*time.Second), silent("input", "only noise")) || m.cur.Reason != "inputonly noise" {
+		t.Errorf("%q is another reason", "only noise")
+	}
+	if !m.answered(now.Add(91*time.Second), silent("holding", "refused")) || !m.answered(now.Add(102*time.Second), silent("input", "refused")) {
+		t.Error("of a device that answers it is of interest what it refuses")
+	}
+	if !m.answered(now.Add(103*time.Second), nil) || m.cur.State != Online || m.cur.Reason != "" {
 		t.Errorf("%+v", m.cur)
 	}
 }

@@ -34,6 +34,10 @@ func (f *fakeDriver) Check(*protocols.Device) []*protocols.FieldError { return n
 
 func (f *fakeDriver) BusKey(d *protocols.Device) string { return d.Endpoint }
 
+// LinkKey takes the fallback of the first device for what a connection
+// depends on.
+func (f *fakeDriver) LinkKey(ds []*protocols.Device) string { return ds[0].Modbus.Fallback }
+
 func (f *fakeDriver) Open(ds []*protocols.Device) (protocols.Bus, error) {
 	b := &fakeBus{driver: f, key: ds[0].Endpoint, reports: make(chan protocols.Report, 16)}
 	f.mu.Lock()

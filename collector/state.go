@@ -91,13 +91,13 @@ func (m *stateMachine) answered(now time.Time, err error) bool {
 		copy(m.recoveries[:], m.recoveries[1:])
 		m.recoveries[maxRecoveries-1] = now
 	}
-	return m.set(now, Online, nil)
+	return m.set(now, Online, nil, "")
 }
 
 // failing notes that a device which answers does not answer everything.
 func (m *stateMachine) failing(now time.Time, err error) bool {
 	m.wholeSince = time.Time{}
-	return m.set(now, Degraded, err)
+	return m.set(now, Degraded, err, err.Error())
 }
 
 // heard notes that a device which was answering did so until now, although it
@@ -108,13 +108,14 @@ func (m *stateMachine) heard(now time.Time) {
 	}
 }
 
-// unanswered notes a scan without an answer.
+// unanswered notes a scan without an answer. Which of its requests was left
+// without one differs from scan to scan, and is no change.
 func (m *stateMachine) unanswered(now time.Time, err error) bool {
 	m.silent, m.wholeSince = true, time.Time{}
 	if !now.Before(m.deadline()) {
-		return m.set(now, Offline, err)
+		return m.set(now, Offline, err, protocols.AlikeOf(err))
 	}
-	return m.set(now, Degraded, err)
+	return m.set(now, Degraded, err, protocols.AlikeOf(err))
 }
 
 // expire makes a device that has been silent long enough offline, also when
@@ -134,12 +135,12 @@ func (m *stateMachine) deadline() time.Time { return m.lastAnswer.Add(m.patience
 // that take turns must not become a flood.
 const retellAfter = 10 * time.Second
 
-func (m *stateMachine) set(now time.Time, s State, err error) bool {
-	code := ""
-	m.latest = ""
+// set says whether s, because of err, is news; reasons that differ only in
+// the numbers of code are the same.
+func (m *stateMachine) set(now time.Time, s State, err error, code string) bool {
+	m.latest, code = "", withoutNumbers(code)
 	if err != nil {
 		m.latest = err.Error()
-		code = withoutNumbers(m.latest)
 	}
 	if m.cur.State == s && (m.code == code || now.Sub(m.told) < retellAfter && m.code != "") {
 		return false

@@ -46,6 +46,16 @@ type UnitKeyer interface {
 	UnitKey(d *Device) string
 }
 
+// LinkKeyer is a Driver whose connections depend on more than the bus key,
+// such as the speed of a serial port.
+type LinkKeyer interface {
+	Driver
+	// LinkKey returns what Open takes from the configuration of the devices
+	// of one bus. A bus whose devices say something else is closed, and
+	// opened anew.
+	LinkKey(devices []*Device) string
+}
+
 // Memory keeps small things that a driver has learnt over restarts. It may be
 // used by several goroutines, and does not wait for a disk.
 type Memory interface {
@@ -64,15 +74,6 @@ type Adviser interface {
 	// sentence for people. It changes only with a scan whose result says
 	// Learnt.
 	Advice(d *Device) []string
-}
-
-// Fitter is a Bus whose connection depends on more of its devices than their
-// bus key.
-type Fitter interface {
-	Bus
-	// Fits says that the bus can go on with these devices; otherwise it is
-	// closed, and a new one opened. Any goroutine may call it.
-	Fits(devices []*Device) bool
 }
 
 // Interruptible is a Scan of many requests that lets others in between.

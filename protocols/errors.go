@@ -33,6 +33,10 @@ type Error struct {
 	Reason Reason // for the tags that it made bad
 	Text   string // what happened and what to check; no secrets
 	Err    error  // the cause, if there is one
+	// Alike is what happened, without what was asked for: where a device does
+	// not answer at all, failures with the same are one. Empty: the Text is
+	// compared.
+	Alike string
 }
 
 func (e *Error) Error() string { return e.Text }
@@ -53,6 +57,18 @@ func ReasonOf(err error) Reason {
 		return e.Reason
 	}
 	return Offline
+}
+
+// AlikeOf returns what err has in common with the other failures of a device
+// that does not answer at all.
+func AlikeOf(err error) string {
+	if err == nil {
+		return ""
+	}
+	if e, ok := errors.AsType[*Error](err); ok && e.Alike != "" {
+		return e.Alike
+	}
+	return err.Error()
 }
 
 // FieldError is a mistake in the configuration of one device or tag.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"slices"
 	"time"
 
 	"millrace/protocols"
@@ -86,13 +85,6 @@ func (b *bus) Close() error {
 	}
 	b.heard = true // closing twice is closing once
 	return err
-}
-
-// Fits implements protocols.Fitter: a serial line has its settings, and
-// there may be a second address.
-func (b *bus) Fits(devices []*protocols.Device) bool {
-	endpoints, err := endpointsOf(devices)
-	return err == nil && slices.Equal(endpoints, b.endpoints)
 }
 
 // Plan implements protocols.Bus.

@@ -66,28 +66,3 @@ func TestLine(t *testing.T) {
 		}
 	}
 }
-
-func TestBusFitsItsDevices(t *testing.T) {
-	t.Parallel()
-	device := func(endpoint, fallback string) []*protocols.Device {
-		return []*protocols.Device{{Endpoint: endpoint}, {Endpoint: endpoint, Modbus: protocols.ModbusOptions{Fallback: fallback}}}
-	}
-	for _, c := range []struct {
-		was, is []*protocols.Device
-		want    bool
-	}{
-		{device("tcp://plc", ""), device("tcp://PLC:502", ""), true},
-		{device("tcp://plc", ""), device("tcp://plc", "tcp://plc-b"), false},
-		{device("tcp://plc", "tcp://plc-b"), device("tcp://plc", "tcp://plc-b:502"), true},
-		{device("rtu:///dev/a?baud=9600", ""), device("rtu:///dev/a", ""), true},
-		{device("rtu:///dev/a?baud=9600", ""), device("rtu:///dev/a?baud=19200", ""), false},
-	} {
-		b, err := New(Options{}).Open(c.was)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if got := b.(protocols.Fitter).Fits(c.is); got != c.want {
-			t.Errorf("%s %s goes on with %s %s: %v", c.was[0].Endpoint, c.was[1].Modbus.Fallback, c.is[0].Endpoint, c.is[1].Modbus.Fallback, got)
-		}
-	}
-}

@@ -28,7 +28,8 @@ type Options struct {
 }
 
 // Driver is the Modbus driver. It implements protocols.Driver,
-// protocols.Planner and protocols.Liner.
+// protocols.Planner, protocols.UnitKeyer, protocols.LinkKeyer and
+// protocols.Liner.
 type Driver struct {
 	log  *slog.Logger
 	now  func() time.Time
@@ -99,21 +100,32 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 }
 
 // endpointsOf returns where the devices of one bus are: their endpoint, and
-// the fallback that one of them has.
+// the fallback of the first that has one.
 func endpointsOf(devices []*protocols.Device) ([]endpoint, error) {
 	e, err := parseEndpoint(devices[0].Endpoint)
 	if err != nil {
 		return nil, err
 	}
 	for _, d := range devices {
-		if d.Modbus.Fallback == "" {
-			continue
-		}
-		if second, err := parseEndpoint(d.Modbus.Fallback); err == nil { // Check reports others
+		if second, err := parseEndpoint(d.Modbus.Fallback); d.Modbus.Fallback != "" && err == nil {
 			return []endpoint{e, second}, nil
 		}
 	}
 	return []endpoint{e}, nil
+}
+
+// LinkKey implements protocols.LinkKeyer: a serial port has settings, and
+// there may be a second address.
+func (*Driver) LinkKey(devices []*protocols.Device) string {
+	endpoints, err := endpointsOf(devices)
+	if err != nil {
+		return ""
+	}
+	key := ""
+	for _, e := range endpoints {
+		key += e.String() + "\n"
+	}
+	return key
 }
 
 // link makes the transport to an endpoint.

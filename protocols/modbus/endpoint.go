@@ -100,9 +100,21 @@ func validHost(s string) bool {
 	})
 }
 
+// windowsPort says that s is such as COM3.
+func windowsPort(s string) bool {
+	const com = "COM"
+	if len(s) <= len(com) || !strings.EqualFold(s[:len(com)], com) {
+		return false
+	}
+	_, err := strconv.ParseUint(s[len(com):], 10, 8)
+	return err == nil
+}
+
 func parseSerial(u *url.URL) (endpoint, error) {
 	const want = "expected rtu:///dev/PORT, such as rtu:///dev/ttyUSB0?baud=9600&parity=none&stop=1"
 	switch {
+	case windowsPort(u.Host), windowsPort(strings.Trim(u.Path, "/")):
+		return endpoint{}, fmt.Errorf("%q is a name of Windows: here serial ports are files, listed by ls /dev/serial/by-id /dev/tty[SU]*: %s", u.Redacted(), want)
 	case u.Host != "":
 		three := url.URL{Scheme: "rtu", Path: "/" + u.Host + u.Path, RawQuery: u.RawQuery}
 		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, %s", u.Redacted(), three.String())

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"millrace/protocols"
 )
 
 func TestParseSerialEndpoint(t *testing.T) {
@@ -56,6 +58,9 @@ func TestParseSerialEndpointMistakes(t *testing.T) {
 		"rtu:///dev/":                 "names no serial port",
 		"rtu:///dev/..":               "names no serial port",
 		"rtu:///dev/tty%00":           "control character",
+		"rtu://COM3?baud=9600":        "a name of Windows",
+		"rtu:///com12":                "a name of Windows",
+		"rtu://combox/ttyS0":          "write three, rtu:///combox/ttyS0",
 		"rtu:///dev/ttyUSB0#1":        "more than a path and settings",
 		"rtu:///dev/ttyUSB0?baud=9600;parity=none": "not NAME=VALUE&NAME=VALUE",
 		"rtu:///dev/ttyUSB0?baud=9600&baud=19200":  "baud is there 2 times",
@@ -118,4 +123,33 @@ func urlOf(e endpoint) string {
 		return (&url.URL{Scheme: e.kind.scheme(), Host: e.addr}).String()
 	}
 	return (&url.URL{Scheme: "rtu", Path: e.addr, RawQuery: settingsOf(e.line)}).String()
+}
+
+// TestLinkKey: what a connection is opened with tells buses apart that have
+// the same key.
+func TestLinkKey(t *testing.T) {
+	t.Parallel()
+	dr := New(Options{})
+	device := func(endpoint, fallback string) *protocols.Device {
+		return &protocols.Device{Endpoint: endpoint, Modbus: protocols.ModbusOptions{Fallback: fallback}}
+	}
+	const serial, tcp, other = "rtu:///dev/ttyS0?baud=9600", "tcp://192.0.2.5", "tcp://192.0.2.6"
+	tests := []struct {
+		name          string
+		before, after []*protocols.Device
+		same          bool
+	}{
+		{"written differently", []*protocols.Device{device(serial, "")}, []*protocols.Device{device("rtu:///dev/ttyS0?parity=none&stop=1", "")}, true},
+		{"another speed", []*protocols.Device{device(serial, "")}, []*protocols.Device{device("rtu:///dev/ttyS0?baud=19200", "")}, false},
+		{"another parity", []*protocols.Device{device(serial, "")}, []*protocols.Device{device(serial+"&parity=even", "")}, false},
+		{"RS-485", []*protocols.Device{device(serial, "")}, []*protocols.Device{device(serial+"&rs485=on", "")}, false},
+		{"one device more", []*protocols.Device{device(tcp, other)}, []*protocols.Device{device(tcp, ""), device(tcp, other)}, true},
+		{"a fallback more", []*protocols.Device{device(tcp, "")}, []*protocols.Device{device(tcp, ""), device(tcp, other)}, false},
+		{"another fallback", []*protocols.Device{device(tcp, "tcp://192.0.2.7")}, []*protocols.Device{device(tcp, other)}, false},
+	}
+	for _, tc := range tests {
+		if same := dr.LinkKey(tc.before) == dr.LinkKey(tc.after); same != tc.same || dr.BusKey(tc.before[0]) != dr.BusKey(tc.after[0]) {
+			t.Errorf("%s: %q and %q", tc.name, dr.LinkKey(tc.before), dr.LinkKey(tc.after))
+		}
+	}
 }

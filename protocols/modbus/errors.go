@@ -61,7 +61,7 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 	if refused, ok := errors.AsType[*gomodbus.ModbusError](err); ok {
 		e := explain(refused.ExceptionCode)
 		return &protocols.Error{
-			Kind: protocols.KindRefused, Reason: e.reason, Err: err,
+			Kind: protocols.KindRefused, Reason: e.reason, Err: err, Alike: e.what,
 			Text: fmt.Sprintf("%sthe answer was exception %d (%s): %s", asked, refused.ExceptionCode, e.what, e.hint),
 		}
 	}
@@ -69,7 +69,7 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 	if !ok { // goburrow's own complaints; checkAnswer is before them
 		wire = &wireError{kind: protocols.KindMalformed, what: err.Error(), err: errMalformed}
 	}
-	e := &protocols.Error{Kind: wire.kind, Err: err}
+	e := &protocols.Error{Kind: wire.kind, Err: err, Alike: wire.what}
 	hint := wire.hint
 	switch {
 	case errors.Is(err, errMalformed):

@@ -263,9 +263,9 @@ func (u *unit) advice(d *protocols.Device, fields []field) []string {
 		switch {
 		case n == 0 || n >= configured.size(t):
 		case t.bits():
-			all = append(all, fmt.Sprintf("unit %d gives at most %d %s bits at once: set max_registers: %d (16 bits count as one)", u.id, n, t, max(n/16, 1)))
+			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %s bits at once: set max_registers: %d (16 bits count as one)", u.id, n, t, max(n/16, 1)))
 		default:
-			all = append(all, fmt.Sprintf("unit %d gives at most %d %s registers at once: set max_registers: %d", u.id, n, t, n))
+			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %s registers at once: set max_registers: %d", u.id, n, t, n))
 		}
 	}
 	for _, h := range u.facts.Holes {

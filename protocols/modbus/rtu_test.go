@@ -198,7 +198,7 @@ func TestNoSerialPort(t *testing.T) {
 	s := modbustest.NewServer()
 	l := openLine(t, s, modbustest.LineOptions{})
 	for url, words := range map[string]string{
-		"rtu://" + file:       "is it a serial port?",
+		"rtu://" + file:       "is no serial port",
 		"rtu:///dev/ttyNone":  "there is no serial port /dev/ttyNone",
 		l.URL() + "&rs485=on": "remove rs485=on",
 	} {

@@ -40,6 +40,9 @@ func openPort(path string, l line) (port, error) {
 		if e, ok := errors.AsType[*serialError](err); ok {
 			return nil, e
 		}
+		if errors.Is(err, unix.ENOTTY) {
+			return nil, &serialError{text: fmt.Sprintf("%s is no serial port: is the path right?%s", path, otherPorts()), err: err}
+		}
 		return nil, &serialError{text: fmt.Sprintf("%s cannot be set to %s: %v: is it a serial port?", path, l, err), err: err}
 	}
 	return &serialPort{os.NewFile(uintptr(fd), path)}, nil

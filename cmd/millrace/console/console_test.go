@@ -65,7 +65,7 @@ func plantStatus() Status {
 		},
 		Devices: []Device{
 			{ID: "press-1", Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", State: "online", Since: now - 60_000, Tags: 3, LastTime: now, ScanMS: 3.2, IntervalMS: 1000, Scans: 60, Good: 120, Bad: 60, ScanHistogram: Histogram{Count: 60, Sum: time.Second, Buckets: map[time.Duration]uint64{time.Millisecond: 7}}},
-			{ID: "meter-9", Driver: "modbus", Endpoint: "tcp://192.0.2.6:502", State: "offline", Since: now - 5_000, Tags: 40, Missed: 7, Reason: "no answer from unit 9 at tcp://192.0.2.6:502 within 1s: is unit id 9 right? <b>"},
+			{ID: "meter-9", Driver: "modbus", Endpoint: "tcp://192.0.2.6:502", Unit: new(uint8(9)), State: "offline", Since: now - 5_000, Tags: 40, Missed: 7, Reason: "no answer from unit 9 at tcp://192.0.2.6:502 within 1s: is unit id 9 right? <b>"},
 		},
 	}
 }

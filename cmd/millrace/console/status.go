@@ -94,6 +94,7 @@ type Device struct {
 	ID       string `json:"id"`
 	Driver   string `json:"driver"`
 	Endpoint string `json:"endpoint"`
+	Unit     *uint8 `json:"unit,omitempty"` // of Modbus
 	State    string `json:"state"`
 	Since    int64  `json:"since"`
 	Reason   string `json:"reason,omitempty"`
