@@ -132,8 +132,10 @@ func (l *lateList) expects(unit, function byte, size int) bool {
 // ambiguous says that an exception to a call of this function may belong to
 // an earlier one.
 func (l *lateList) ambiguous(unit, function byte) bool {
-	u := l.of(unit)
-	return u != nil && slices.ContainsFunc(u.calls, func(e lateCall) bool { return e.function == function })
+	u, now := l.of(unit), l.now()
+	return u != nil && slices.ContainsFunc(u.calls, func(e lateCall) bool {
+		return e.function == function && now.Before(e.until)
+	})
 }
 
 // part is a range of addresses.

@@ -245,7 +245,6 @@ func TestSilenceBetweenFrames(t *testing.T) {
 	s.Unit(1)
 	l := openLine(t, s, modbustest.LineOptions{Baud: 9600})
 	d := newLineDevice(l.URL(), "hr:0", "hr:100", "hr:200", "hr:300")
-	d.Timeout = time.Second
 	_, sc := openScan(t, d)
 	l.ResetStats()
 	for range 4 {
@@ -362,5 +361,33 @@ func TestLongerPartsKeepToTheDevice(t *testing.T) {
 	c.lim.unit.Limit[holding] = 1
 	if p := l.parts(c, nil); p != nil {
 		t.Errorf("beyond the learnt limit, %v is asked", p)
+	}
+}
+
+// A unit that was away for long is back with the first probe, although its
+// only register has no neighbours that could be read with it.
+func TestLoneRegisterComesBackAtOnce(t *testing.T) {
+	t.Parallel()
+	s := modbustest.NewServer()
+	u := s.Unit(1)
+	u.Holding.Set(7, 42)
+	u.Holding.Refuse(8, 1000)
+	u.Holding.Refuse(0, 7)
+	u.SetFaults(modbustest.Always(modbustest.Fault{Drop: true}))
+	l := openLine(t, s, modbustest.LineOptions{})
+	d := newLineDevice(l.URL(), "hr:7")
+	d.Timeout = 10 * time.Millisecond
+	b, sc := openScan(t, d)
+	for range 40 {
+		out, _ := read(t.Context(), sc, 1)
+		wantReadings(t, out, "timeout")
+	}
+	<-time.After(lateLeast + 50*time.Millisecond) // nothing late is to come
+	sc.pace.timeout = 200 * time.Millisecond
+	u.SetFaults(nil)
+	out, res := read(t.Context(), sc, 1)
+	wantReadings(t, out, "42")
+	if advice := b.(protocols.Adviser).Advice(d); len(advice) > 0 || res.Learnt {
+		t.Errorf("%q was learnt of a unit that was away", advice)
 	}
 }
