@@ -90,6 +90,13 @@ campaign: deps ## kill the agent KILLS=5000 times at random moments, and cut the
 	@MILLRACE_KILLS=$(KILLS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestKillMinusNineCampaign ./cmd/millrace
 	@MILLRACE_CUTS=$$(($(KILLS) / 10)) MILLRACE_ROUNDS=$$(($(KILLS) / 100)) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run 'TestPowerCut|TestKillMinusNine' ./buffer
 
+# Answers of faulty Modbus devices, of which none may be taken for another.
+ANSWERS ?= 1000000
+
+.PHONY: answers
+answers: ## have ANSWERS=1000000 answers of faulty Modbus devices looked at (some minutes)
+	@MILLRACE_ANSWERS=$(ANSWERS) go test -v -count 1 -timeout 0 -parallel 16 -run NeverAWrongValue ./protocols/modbus | grep -v -e '^=== '
+
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions
 	@go build -o bin/millrace-bench ./cmd/millrace-bench

@@ -21,10 +21,12 @@ type device struct {
 	now      func() time.Time
 
 	pipes    []pipeline // by tag
+	selects  bool       // of some tags, only changes go out
 	schema   *protocols.Schema
 	schemaID uint64
-	batch    protocols.Batch // used again for each batch
-	record   []byte          // the same
+	chosen   []protocols.Reading // of a batch of which not all goes out; used again for each
+	batch    protocols.Batch     // what is encoded; the same
+	record   []byte              // the same
 
 	state   stateMachine
 	started bool
@@ -74,6 +76,7 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 		// A subscription brings changes only: the rules of on_change (and the
 		// snapshot) are the rules of all its tags.
 		p.onChange = p.onChange || cfg.OPCUA.Subscribe
+		d.selects = d.selects || p.onChange
 		d.pipes = append(d.pipes, p)
 		d.schema.Tags = append(d.schema.Tags, protocols.SchemaTag{Name: t.Name, Unit: t.Unit})
 	}
@@ -144,8 +147,7 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	if full {
 		g.snapshot = now
 	}
-	d.takeScan(g, now, took, full)
-	d.send(now.UnixMilli())
+	d.send(d.takeScan(g, now, took, full), now.UnixMilli())
 	if d.note(g, res.Err) {
 		d.tellState()
 	}
@@ -160,22 +162,32 @@ func (d *device) advised(advice []string) {
 	d.view.mu.Unlock()
 	for _, text := range advice {
 		if !slices.Contains(before, text) {
-			d.log.Info("the device was found to have a limit; it is kept to", "advice", text)
+			d.log.Info("a suggestion for the configuration", "because", text)
 		}
 	}
 }
 
-// takeScan puts what a scan brought through the pipelines.
-func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) {
+// takeScan puts what a scan brought through the pipelines, and returns what
+// is to go out: all of it, where it is, unless some tags bring changes only.
+func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) []protocols.Reading {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	d.newBatch()
+	ms := now.UnixMilli()
+	var n qualities
 	for i, tag := range g.tags {
 		r := &g.out[i]
 		r.Tag = int32(tag)
-		d.take(r, now.UnixMilli(), full)
+		if d.take(r, ms, full, &n) && d.selects {
+			d.add(r)
+		}
 	}
+	d.counters.add(n)
 	d.view.lastTime, d.view.lastScan = now, took
+	if d.selects {
+		return d.chosen
+	}
+	return g.out
 }
 
 // unansweredScan takes in that a scan had no answer. At the first time that
@@ -199,7 +211,7 @@ func (d *device) reported(rep protocols.Report) {
 	ms := rep.Time.UnixMilli()
 	d.counters.lost.Add(rep.Lost)
 	d.takeReport(&rep, ms)
-	d.send(ms)
+	d.send(d.chosen, ms)
 	if d.state.answered(d.now(), d.unmonitored()) {
 		d.tellState()
 	}
@@ -209,9 +221,13 @@ func (d *device) takeReport(rep *protocols.Report, ms int64) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	d.newBatch()
+	var n qualities
 	for i := range rep.Readings {
-		d.take(&rep.Readings[i], ms, false)
+		if r := &rep.Readings[i]; d.take(r, ms, false, &n) {
+			d.add(r)
+		}
 	}
+	d.counters.add(n)
 	d.view.lastTime = rep.Time
 }
 
@@ -227,44 +243,52 @@ func (d *device) resend(now time.Time) {
 			d.add(&d.view.values[i])
 		}
 	}
-	d.send(now.UnixMilli())
+	d.send(d.chosen, now.UnixMilli())
 }
 
-// take puts one reading through its tag's pipeline, and into the batch if it
-// is to go out. The caller holds the view's lock.
-func (d *device) take(r *protocols.Reading, ms int64, full bool) {
+// take puts one reading through its tag's pipeline, and says whether it is to
+// go out. The caller holds the view's lock, and adds n to the counters when
+// it has taken all.
+func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) bool {
 	p := &d.pipes[r.Tag]
 	p.transform(r)
 	switch r.Quality {
 	case protocols.Good:
-		d.counters.good.Add(1)
+		n.good++
 	case protocols.Uncertain:
-		d.counters.uncertain.Add(1)
+		n.uncertain++
 	case protocols.Bad:
-		d.counters.bad.Add(1)
+		n.bad++
 	}
 	d.view.values[r.Tag] = *r
 	d.view.times[r.Tag] = ms
 	if p.onChange {
 		if !full && !p.changed(r) {
-			return
+			return false
 		}
 		p.remember(r)
 	}
-	d.add(r)
+	return true
+}
+
+// qualities counts readings. An atomic counter for each of them would take
+// more than all else that is done to it.
+type qualities struct{ good, uncertain, bad uint64 }
+
+func (c *counters) add(n qualities) {
+	c.good.Add(n.good)
+	c.uncertain.Add(n.uncertain)
+	c.bad.Add(n.bad)
 }
 
 // newBatch begins a batch. What an internal error left behind of the one
 // before must not get into it: a tag would stand there twice.
-func (d *device) newBatch() { d.batch.Readings = d.batch.Readings[:0] }
+func (d *device) newBatch() { d.chosen = d.chosen[:0] }
 
-func (d *device) add(r *protocols.Reading) {
-	d.batch.Readings = append(d.batch.Readings, *r)
-}
+func (d *device) add(r *protocols.Reading) { d.chosen = append(d.chosen, *r) }
 
-// send hands the batch over, if there is anything in it.
-func (d *device) send(ms int64) {
-	rs := d.batch.Readings
+// send hands a batch over, if there is anything in it.
+func (d *device) send(rs []protocols.Reading, ms int64) {
 	if len(rs) == 0 {
 		return
 	}
@@ -272,7 +296,6 @@ func (d *device) send(ms int64) {
 		slices.SortStableFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) })
 	}
 	d.append(rs, ms)
-	d.batch.Readings = rs[:0]
 }
 
 // maxRecord is how many bytes a batch may have. Larger ones are split: as
@@ -303,7 +326,7 @@ func (d *device) unanswered(err error) {
 	if !d.down {
 		d.down = true
 		d.takeBad(protocols.ReasonOf(err), now.UnixMilli())
-		d.send(now.UnixMilli())
+		d.send(d.chosen, now.UnixMilli())
 		clear(d.faulty)
 	}
 	if d.state.unanswered(now, err) {
@@ -315,11 +338,14 @@ func (d *device) takeBad(why protocols.Reason, ms int64) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	d.newBatch()
+	var n qualities
 	for i := range d.cfg.Tags {
 		r := protocols.Reading{Tag: int32(i)}
 		r.SetBad(why)
-		d.take(&r, ms, true)
+		d.take(&r, ms, true, &n)
+		d.add(&r)
 	}
+	d.counters.add(n)
 }
 
 // note remembers how a group's last scan went, and feeds the state with what

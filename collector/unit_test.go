@@ -187,7 +187,7 @@ func TestDevicesOfOneUnit(t *testing.T) {
 		advance(60 * time.Second)
 		before := right.Load()
 		advance(10 * time.Second)
-		if n := right.Load() - before; n < 10 {
+		if n := right.Load() - before; n < 9 {
 			t.Errorf("right is read %d times in 10 s", n)
 		}
 		c.Stop()

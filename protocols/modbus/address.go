@@ -30,6 +30,11 @@ func (t table) bits() bool { return t == coil || t == discrete }
 // function is the function code that reads t.
 func (t table) function() byte { return [...]byte{3, 4, 1, 2}[t&3] }
 
+// tableOf is the table that a function reads.
+func tableOf(function byte) table {
+	return [...]table{holding, coil, discrete, holding, input}[function%5]
+}
+
 // modicon is the first digit of t's Modicon numbers.
 func (t table) modicon() byte { return [...]byte{'4', '3', '0', '1'}[t&3] }
 

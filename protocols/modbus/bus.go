@@ -100,6 +100,7 @@ func (b *bus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) {
 		device:  d.ID,
 		unit:    b.unit(d.Modbus.Unit),
 		lim:     limitsOf(d),
+		config:  fmt.Sprintf("%d/%d", d.Modbus.MaxGap, d.Modbus.MaxRegisters),
 		retries: d.Modbus.Retries,
 		auto:    d.Modbus.MaxInflight == protocols.InflightAuto,
 		fields:  fields,

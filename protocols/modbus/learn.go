@@ -38,12 +38,17 @@ type facts struct {
 	// tags in it.
 	Holes []hole `json:"holes,omitempty"`
 	// Limit is how many addresses one request may ask for, by table; 0: as
-	// many as the configuration says.
-	Limit [4]int `json:"limit"`
+	// many as the configuration says. Refused is the fewest that were refused:
+	// what lies between the two is tried until it is known.
+	Limit   [4]int `json:"limit"`
+	Refused [4]int `json:"refused"`
 	// Window is how many requests may be under way; 0: not known.
 	Window int `json:"window,omitempty"`
 	// Since is when the first of it was learnt, in Unix seconds.
 	Since int64 `json:"since"`
+	// Config is what the configuration said of the device's limits then: when
+	// that changes, what was learnt is forgotten.
+	Config string `json:"config"`
 }
 
 // hole is the addresses from First up to, and without, End. An empty one is
@@ -82,7 +87,11 @@ func (f *facts) size(t table, configured int) int {
 	if f == nil || f.Limit[t] == 0 {
 		return configured
 	}
-	return min(configured, f.Limit[t])
+	n := f.Limit[t]
+	if f.Refused[t] > n+1 {
+		n = (n + f.Refused[t]) / 2
+	}
+	return min(configured, n)
 }
 
 func newUnit(id uint8, key string, memory protocols.Memory, now func() time.Time) *unit {
@@ -107,14 +116,35 @@ func (u *unit) load(blob []byte) {
 		return h.Table > discrete || h.First < 0 || h.End < h.First || h.End > addresses
 	})
 	for i, n := range f.Limit {
-		if n < 0 || n > maxBits {
-			f.Limit[i] = 0
+		if n < 0 || n > maxBits || f.Refused[i] <= n || f.Refused[i] > maxBits {
+			f.Limit[i], f.Refused[i] = 0, 0
 		}
 	}
 	if f.Window < 0 || f.Window > maxWindow {
 		f.Window = 0
 	}
 	u.facts = f
+}
+
+// configured forgets what was learnt under another configuration, and what is
+// too old: the engineer, or the device's maker, may have mended it.
+func (u *unit) configured(config string, log *slog.Logger) {
+	if u.facts.Since == 0 {
+		u.facts.Config = config
+		return
+	}
+	if u.facts.Config == config && u.now().Sub(time.Unix(u.facts.Since, 0)) <= forgetAfter {
+		return
+	}
+	u.facts = facts{Config: config}
+	u.largest = [4]int{}
+	u.window = newWindow(0)
+	u.version++
+	if u.memory != nil {
+		if err := u.memory.Put(u.key, nil); err != nil {
+			log.Debug("what was learnt of a unit could not be removed", "unit", u.id, "error", err)
+		}
+	}
 }
 
 // save keeps what was learnt over a restart.
@@ -144,6 +174,10 @@ func (u *unit) limits(lim limits) limits {
 // covers is none any more.
 func (u *unit) read(r *request) {
 	u.largest[r.table] = max(u.largest[r.table], r.count)
+	if n := u.facts.Limit[r.table]; n > 0 && r.count > n {
+		u.facts.Limit[r.table] = r.count
+		u.version++
+	}
 	if len(u.facts.Holes) == 0 {
 		return
 	}
@@ -179,6 +213,9 @@ func (u *unit) learn(r *request) bool {
 	first, end := int(low.addr)+low.count, int(high.addr)
 	if u.isLimit(r, max(end-first, 0), before) {
 		u.facts.Limit[r.table] = max(low.count, high.count, before)
+		if n := u.facts.Refused[r.table]; n == 0 || r.count < n {
+			u.facts.Refused[r.table] = r.count
+		}
 		u.version++
 		return true
 	}
@@ -226,7 +263,7 @@ func (u *unit) advice(d *protocols.Device, fields []field) []string {
 		switch {
 		case n == 0 || n >= configured.size(t):
 		case t.bits():
-			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %ss at once: set max_registers: %d", u.id, n, t, max(n/16, 1)))
+			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %s bits at once: set max_registers: %d (16 bits count as one)", u.id, n, t, max(n/16, 1)))
 		default:
 			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %s registers at once: set max_registers: %d", u.id, n, t, n))
 		}

@@ -106,22 +106,35 @@ func TestLimitIsLearnt(t *testing.T) {
 	d := newDevice(s.Addr(), holdingTags(250)...)
 	m := &memory{}
 	b, sc := openWith(t, Options{Memory: m}, d)
-	if _, res := read(t.Context(), sc, 250); res.Err != nil || !res.Learnt {
-		t.Errorf("unexpected result %+v", res)
+	for i := range 10 { // the half at once, the exact number within some scans
+		out, res := read(t.Context(), sc, 250)
+		if res.Err != nil || i == 0 && !res.Learnt || i == 9 && res.Learnt {
+			t.Errorf("unexpected result %+v", res)
+		}
+		wantReadings(t, out[249:], "0")
 	}
 	advice := b.(protocols.Adviser).Advice(d)
-	if len(advice) != 1 || !strings.Contains(advice[0], "set max_registers: 3") {
+	if len(advice) != 1 || !strings.Contains(advice[0], "set max_registers: 40") {
 		t.Errorf("the advice is %q", advice)
 	}
 	_ = b.Close()
 	_, sc = openWith(t, Options{Memory: m}, d)
 	before := u.Requests()
-	if _, res := read(t.Context(), sc, 250); res.Err != nil || u.Requests()-before > 9 {
+	if _, res := read(t.Context(), sc, 250); res.Err != nil || u.Requests()-before != 7 {
 		t.Errorf("%d requests after the restart, %+v", u.Requests()-before, res)
 	}
-	d.Modbus.MaxRegisters = 31
+	d.Modbus.MaxRegisters = 40
 	if advice := b.(protocols.Adviser).Advice(d); len(advice) != 0 {
 		t.Errorf("the advice that was heeded is still %q", advice)
+	}
+	// A changed configuration is believed, and what contradicts it learnt anew.
+	_ = b.Close()
+	u.Limit(100)
+	d.Modbus.MaxRegisters = 100
+	_, sc = openWith(t, Options{Memory: m}, d)
+	before = u.Requests()
+	if _, res := read(t.Context(), sc, 250); res.Err != nil || u.Requests()-before != 3 {
+		t.Errorf("%d requests with the new configuration, %+v", u.Requests()-before, res)
 	}
 }
 

@@ -80,7 +80,7 @@ func newRTUTCPTransport(dial dialFunc, addr string) *rtuTransport {
 	return newRTUTransport(func(ctx context.Context) (port, error) { return dial(ctx, "tcp", addr) })
 }
 
-func (*rtuTransport) window() int { return 1 }
+func (*rtuTransport) window(int) int { return 1 }
 
 func (t *rtuTransport) connect(ctx context.Context, timeout time.Duration) error {
 	if t.port != nil {
@@ -156,14 +156,30 @@ func (t *rtuTransport) run(c *call) error {
 	if t.port == nil {
 		return errNotConnected
 	}
-	t.late.prune(c.unit)
-	t.parts = t.late.parts(c, t.parts[:0])
-	if u := t.late.of(c.unit); len(t.parts) == 0 || u != nil && u.doubts > maxDoubts {
-		return &wireError{
-			kind: protocols.KindTimeout, what: "not asked, because the answer could not be told from one that is late",
-			hint: "it is asked again when that can't come any more",
+	for again := false; ; again = true {
+		t.late.prune(c.unit)
+		t.parts = t.late.parts(c, t.parts[:0])
+		if u := t.late.of(c.unit); len(t.parts) == 0 || u != nil && u.doubts > maxDoubts {
+			return errNotAsked
+		}
+		err := t.runParts(c)
+		if exceptionCode(err) == 0 || t.parts[0].count <= int(c.count) {
+			return err
+		}
+		// More was asked for than c wants, and that was refused. After a long
+		// silence nothing late is to come now that the unit has spoken.
+		if again {
+			return errNotAsked
 		}
 	}
+}
+
+var errNotAsked = &wireError{
+	kind: protocols.KindTimeout, what: "not asked, because the answer could not be told from one that is late",
+	hint: "it is asked again when that can't come any more",
+}
+
+func (t *rtuTransport) runParts(c *call) error {
 	n := 0
 	for _, p := range t.parts {
 		t.part = call{unit: c.unit, function: c.function, addr: p.addr, count: uint16(p.count)}

@@ -132,8 +132,10 @@ func (l *lateList) expects(unit, function byte, size int) bool {
 // ambiguous says that an exception to a call of this function may belong to
 // an earlier one.
 func (l *lateList) ambiguous(unit, function byte) bool {
-	u := l.of(unit)
-	return u != nil && slices.ContainsFunc(u.calls, func(e lateCall) bool { return e.function == function })
+	u, now := l.of(unit), l.now()
+	return u != nil && slices.ContainsFunc(u.calls, func(e lateCall) bool {
+		return e.function == function && now.Before(e.until)
+	})
 }
 
 // part is a range of addresses.
@@ -143,8 +145,9 @@ type part struct {
 }
 
 // parts cuts the range of c into ranges whose answers cannot be taken for
-// late ones: no part is of the function and size of one. It is nil if that
-// cannot be done. A single part may read beyond c.
+// late ones: no part is of the function and size of one. No tag is cut: its
+// registers belong to one moment. It is nil if that cannot be done. A single
+// part may read beyond c.
 func (l *lateList) parts(c *call, to []part) []part {
 	free := func(n int) bool {
 		size := dataBytes(c.function, n)
@@ -152,45 +155,78 @@ func (l *lateList) parts(c *call, to []part) []part {
 		// master's request for the addresses from 768 on looks just like it.
 		return !l.expects(c.unit, c.function, size) && (c.function >= 3 || size != 3)
 	}
-	step := 1
-	if c.function < 3 {
-		step = 8 // a part's values end with a byte
-	}
 	count := int(c.count)
 	if free(count) {
 		return append(to, part{c.addr, count})
 	}
-	for first := (count - 1) / step * step; first >= step; first -= step {
+	cuts := c.cuts()
+	for _, first := range slices.Backward(cuts) {
 		if free(first) && free(count-first) {
 			return append(to, part{c.addr, first}, part{c.addr + uint16(first), count - first})
 		}
 	}
-	for first := step; first+step < count; first += step {
-		for second := step; first+second < count; second += step {
-			if rest := count - first - second; free(first) && free(second) && free(rest) {
-				return append(to, part{c.addr, first}, part{c.addr + uint16(first), second}, part{c.addr + uint16(first+second), rest})
+	for i, first := range cuts {
+		if !free(first) {
+			continue
+		}
+		for _, second := range cuts[i+1:] {
+			if free(second-first) && free(count-second) {
+				return append(to, part{c.addr, first}, part{c.addr + uint16(first), second - first}, part{c.addr + uint16(second), count - second})
 			}
 		}
 	}
-	if p, ok := longer(c, step, free); ok {
+	if p, ok := c.longer(free); ok {
 		return append(to, p)
 	}
 	return nil
 }
 
-// longer reads more than c asks for.
-func longer(c *call, step int, free func(int) bool) (part, bool) {
-	limit := maxRegisters
+// cuts returns behind how many of its addresses c may be cut: where no tag
+// lies across, and the values of a part end with a byte.
+func (c *call) cuts() []int {
+	step := 1
 	if c.function < 3 {
-		limit = maxBits
+		step = 8
+	}
+	var all []int
+	for n := step; n < int(c.count); n += step {
+		if c.request == nil || !c.request.across(int(c.addr)+n) {
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// across says that a tag of r has addresses on both sides of at.
+func (r *request) across(at int) bool {
+	for i := range r.fields {
+		if f := &r.fields[i]; int(f.addr) < at && at < f.end() {
+			return true
+		}
+	}
+	return false
+}
+
+// longer reads more than c asks for, as far as the device can.
+func (c *call) longer(free func(int) bool) (part, bool) {
+	step, limit := 1, c.lim.registers
+	if c.function < 3 {
+		step, limit = 8, c.lim.bits
+	}
+	t := tableOf(c.function)
+	if c.request != nil {
+		limit = c.lim.size(t)
 	}
 	for n := int(c.count) + step; n <= limit; n += step {
-		switch {
-		case !free(n):
-		case int(c.addr)+n <= addresses:
+		if !free(n) {
+			continue
+		}
+		if end := int(c.addr) + n; end <= addresses && !c.lim.unit.forbids(t, int(c.addr), end) {
 			return part{c.addr, n}, true
-		case c.function >= 3:
-			return part{uint16(addresses - n), n}, true
+		}
+		first := int(c.addr) + int(c.count) - n
+		if c.function >= 3 && first >= 0 && !c.lim.unit.forbids(t, first, first+n) {
+			return part{uint16(first), n}, true
 		}
 	}
 	return part{}, false

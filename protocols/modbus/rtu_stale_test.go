@@ -73,7 +73,7 @@ func TestNeverAWrongValueRTU(t *testing.T) {
 func neverWrongRTU(t *testing.T, link string, seed uint64) {
 	t.Helper()
 	const timeout = 8 * time.Millisecond
-	n := faultyAnswers(t, 400)
+	n := faultyAnswers(t, 400, 0.06, 6)
 	s := modbustest.NewServer()
 	t.Cleanup(func() { _ = s.Close() })
 	u := s.Unit(1)

@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -244,7 +245,6 @@ func TestSilenceBetweenFrames(t *testing.T) {
 	s.Unit(1)
 	l := openLine(t, s, modbustest.LineOptions{Baud: 9600})
 	d := newLineDevice(l.URL(), "hr:0", "hr:100", "hr:200", "hr:300")
-	d.Timeout = time.Second
 	_, sc := openScan(t, d)
 	l.ResetStats()
 	for range 4 {
@@ -271,5 +271,123 @@ func TestScanOfALineCancels(t *testing.T) {
 	begin := time.Now()
 	if _, res := read(ctx, sc, 2); res.Err == nil || time.Since(begin) > 5*time.Second {
 		t.Errorf("%v after %v", res.Err, time.Since(begin))
+	}
+}
+
+// The registers of one tag belong to one moment: a request that has to be
+// asked in parts is not cut within a tag.
+func TestTagsAreNotTorn(t *testing.T) {
+	t.Parallel()
+	for name, tags := range map[string][]protocols.Tag{
+		"alone":                       {{Address: "hr:0", Type: "uint32"}},
+		"a block":                     {{Address: "hr:0", Type: "uint32"}, {Address: "hr:2", Type: "uint64"}, {Address: "hr:6", Type: "uint32"}, {Address: "hr:8", Type: "uint32"}},
+		"at the end of the addresses": {{Address: "hr:65534", Type: "uint32"}},
+		"bits":                        {{Address: "co:0", Type: "bool[20]"}, {Address: "co:20", Type: "bool[12]"}},
+		"lists":                       {{Address: "hr:1", Type: "uint32[4]"}, {Address: "hr:9"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := modbustest.NewServer()
+			u := s.Unit(1)
+			var asked atomic.Uint32 // all registers hold how often the unit was asked
+			for i := range 20 {
+				u.Holding.SetFunc(i, func(time.Time) uint16 { return uint16(asked.Load()) })
+			}
+			for i := addresses - 4; i < addresses; i++ {
+				u.Holding.SetFunc(i, func(time.Time) uint16 { return uint16(asked.Load()) })
+			}
+			for i := range 40 {
+				u.Coils.SetFunc(i, func(time.Time) bool { return asked.Load()%2 == 1 })
+			}
+			u.SetFaults(func(n uint64, _ modbustest.Request) modbustest.Fault {
+				asked.Add(1)
+				return modbustest.Fault{Drop: n%7 == 3}
+			})
+			l := openLine(t, s, modbustest.LineOptions{})
+			d := newLineDevice(l.URL())
+			d.Timeout = 50 * time.Millisecond
+			d.Tags = tags
+			_, sc := openScan(t, d)
+			good := 0
+			for range 30 {
+				out, _ := read(t.Context(), sc, len(tags))
+				for i := range out {
+					if out[i].Quality == protocols.Good {
+						good++
+						wantWhole(t, out[i].Value)
+					}
+				}
+			}
+			if good < 10*len(tags) {
+				t.Errorf("only %d of %d are good", good, 30*len(tags))
+			}
+		})
+	}
+}
+
+// wantWhole says that all words of v, or all of its elements, are the same.
+func wantWhole(t *testing.T, v protocols.Value) {
+	t.Helper()
+	if n := v.AsUint(); v.Kind() == protocols.KindUint {
+		for w := n; w > 0; w >>= 16 {
+			if uint16(w) != uint16(n) {
+				t.Errorf("%x is torn", n)
+				return
+			}
+		}
+	}
+	for _, e := range v.Elems() {
+		wantWhole(t, e)
+		if !e.Equal(v.Elems()[0]) {
+			t.Errorf("a list is torn: %v and %v", e, v.Elems()[0])
+		}
+	}
+}
+
+// What is read beyond a request keeps to what the device can.
+func TestLongerPartsKeepToTheDevice(t *testing.T) {
+	t.Parallel()
+	l := lateList{now: time.Now}
+	c := &call{unit: 1, function: 3, addr: 10, count: 1, request: &request{}}
+	l.add(c, time.Second)
+	c.lim = limits{registers: 1}
+	if p := l.parts(c, nil); p != nil {
+		t.Errorf("a device that gives one register is asked for %v", p)
+	}
+	c.lim = limits{registers: 10, unit: &facts{Holes: []hole{{First: 11, End: 12}}}}
+	if p := l.parts(c, nil); len(p) != 1 || p[0] != (part{9, 2}) {
+		t.Errorf("with a hole behind it, %v is asked", p)
+	}
+	c.lim.unit.Limit[holding] = 1
+	if p := l.parts(c, nil); p != nil {
+		t.Errorf("beyond the learnt limit, %v is asked", p)
+	}
+}
+
+// A unit that was away for long is back with the first probe, although its
+// only register has no neighbours that could be read with it.
+func TestLoneRegisterComesBackAtOnce(t *testing.T) {
+	t.Parallel()
+	s := modbustest.NewServer()
+	u := s.Unit(1)
+	u.Holding.Set(7, 42)
+	u.Holding.Refuse(8, 1000)
+	u.Holding.Refuse(0, 7)
+	u.SetFaults(modbustest.Always(modbustest.Fault{Drop: true}))
+	l := openLine(t, s, modbustest.LineOptions{})
+	d := newLineDevice(l.URL(), "hr:7")
+	d.Timeout = 10 * time.Millisecond
+	b, sc := openScan(t, d)
+	for range 40 {
+		out, _ := read(t.Context(), sc, 1)
+		wantReadings(t, out, "timeout")
+	}
+	<-time.After(lateLeast + 50*time.Millisecond) // nothing late is to come
+	sc.pace.timeout = 200 * time.Millisecond
+	u.SetFaults(nil)
+	out, res := read(t.Context(), sc, 1)
+	wantReadings(t, out, "42")
+	if advice := b.(protocols.Adviser).Advice(d); len(advice) > 0 || res.Learnt {
+		t.Errorf("%q was learnt of a unit that was away", advice)
 	}
 }

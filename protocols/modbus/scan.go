@@ -34,6 +34,7 @@ type scan struct {
 	device  string
 	unit    *unit
 	lim     limits // what the configuration says
+	config  string // the same, for what was learnt
 	pace    pace
 	retries int
 	auto    bool // how many requests may be under way is found out
@@ -66,6 +67,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	if len(s.fields) == 0 {
 		return p.result
 	}
+	s.unit.configured(s.config, s.bus.log)
 	s.replan()
 	p.line()
 	p.begin(s.requests[s.first])
@@ -152,6 +154,9 @@ func (p *pass) run() {
 		switch {
 		case p.flying > 0:
 			c := p.x.receive()
+			if c == nil {
+				continue
+			}
 			p.flying--
 			p.ended(c)
 			p.calls = append(p.calls, c)
@@ -166,7 +171,10 @@ func (p *pass) run() {
 
 // fill puts as many calls under way as there may be.
 func (p *pass) fill() {
-	for p.x == nil || p.flying < min(p.most, p.x.window()) {
+	for p.x == nil || p.flying < p.x.window(p.most) {
+		if p.flying > 0 && p.others != nil && p.others() {
+			return // they have their turn when these are through
+		}
 		r := p.next()
 		if r == nil {
 			return
@@ -201,7 +209,7 @@ func (p *pass) send(r *request) {
 	} else {
 		c = new(call)
 	}
-	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r}
+	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r, lim: p.unit.limits(p.lim)}
 	p.result.Requests++
 	p.flying++
 	r.together = p.most > 1
@@ -223,7 +231,7 @@ func (p *pass) wait() {
 	if p.others != nil && p.others() {
 		return // letOthers is next
 	}
-	if err := p.x.idle(d); err != nil {
+	if err := p.x.idle(min(d, busyWait)); err != nil { // then it looks for others again
 		e := p.failure(p.queue[0], err)
 		p.giveUp(e, e.Reason)
 	}
@@ -405,7 +413,7 @@ func (p *pass) note(e *protocols.Error) {
 
 // learn keeps what this pass has shown of the unit.
 func (p *pass) learn() {
-	learnt := false
+	learnt, version := false, p.unit.version
 	if w := &p.unit.window; p.auto {
 		w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
 		if w.settled && w.n != p.unit.facts.Window {
@@ -421,7 +429,7 @@ func (p *pass) learn() {
 			learnt = p.unit.learn(r) || learnt
 		}
 	}
-	if learnt {
+	if learnt || p.unit.version != version {
 		p.unit.save(p.bus.log)
 		p.result.Learnt = true
 		return

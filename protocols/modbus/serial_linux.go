@@ -51,20 +51,25 @@ func openPort(path string, l line) (port, error) {
 // serialPort is an open serial port.
 type serialPort struct{ *os.File }
 
-// Close gives up the lock by itself: a process that is being started holds
+// Close gives up the locks by itself: a process that is being started holds
 // the descriptor a little longer.
 func (p *serialPort) Close() error {
 	if c, err := p.SyscallConn(); err == nil {
-		_ = c.Control(func(fd uintptr) { _ = unix.Flock(int(fd), unix.LOCK_UN) }) // closing it does the same
+		_ = c.Control(func(fd uintptr) {
+			_ = unix.IoctlSetInt(int(fd), unix.TIOCNXCL, 0) // closing it does the same
+			_ = unix.Flock(int(fd), unix.LOCK_UN)
+		})
 	}
 	return p.File.Close()
 }
 
 func setUp(fd int, l line) error {
-	// Two programs on one line would hear each other's answers.
+	// Two programs on one line would hear each other's answers. The lock is
+	// for those that lock as well; the other keeps out all but root's.
 	if err := unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err != nil {
-		return &serialError{text: "another program uses the port, or another device here does, under another name: stop that program, or write the same endpoint for all devices of a line", err: err}
+		return &serialError{text: inUse("the port"), err: err}
 	}
+	_ = unix.IoctlSetInt(fd, unix.TIOCEXCL, 0) // not every driver can
 	if err := setTermios(fd, l); err != nil {
 		return err
 	}
@@ -164,15 +169,20 @@ func openError(path string, err error) error {
 	var text string
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		text = fmt.Sprintf("there is no serial port %s: is the adapter plugged in?%s", path, otherPorts())
+		text = fmt.Sprintf("there is no serial port %s: is the adapter plugged in, and may this service see it (systemd: PrivateDevices)?%s", path, otherPorts())
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
 		text = fmt.Sprintf("%s may not be opened by this user: add the user to the group that owns it (on Debian: usermod -aG dialout USER)", path)
 	case errors.Is(err, unix.EBUSY):
-		text = fmt.Sprintf("another program uses %s: stop it, or give it another port", path)
+		text = inUse(path)
 	default:
 		text = fmt.Sprintf("%s cannot be opened: %v", path, err)
 	}
 	return &serialError{text: text, err: err}
+}
+
+// inUse says that somebody has the port open: it may be us.
+func inUse(port string) string {
+	return "another program uses " + port + ", or another device of this configuration by another name of it: stop it, or write the same name"
 }
 
 // otherPorts names the serial ports that are plugged in, by the names that

@@ -30,6 +30,8 @@ func everyFault(timeout time.Duration) []modbustest.Fault {
 		{Cut: 1},
 		{Cut: 10},
 		{Cut: 25},
+		{Late: 2 * timeout},
+		{Twice: true},
 		{Hold: true},
 		{HoldBehind: true},
 		{HoldBehind: true, Cut: 3},
@@ -50,7 +52,7 @@ func TestNeverAWrongValue(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			t.Parallel()
 			const timeout = 4 * time.Millisecond
-			n := faultyAnswers(t, 2500)
+			n := faultyAnswers(t, 2500, 0.76, 8)
 			s := startServer(t)
 			u := s.Unit(1)
 			for i := range addresses {
@@ -134,7 +136,7 @@ func readOne(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) int {
 func TestLateAnswerIsDropped(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]modbustest.Fault{
-		"late": {Delay: 150 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
+		"late": {Delay: 450 * time.Millisecond}, "glued in front": {Hold: true}, "glued behind": {HoldBehind: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -149,7 +151,7 @@ func TestLateAnswerIsDropped(t *testing.T) {
 				return modbustest.Fault{}
 			})
 			d := newDevice(s.Addr())
-			d.Timeout = 100 * time.Millisecond
+			d.Timeout = 300 * time.Millisecond
 			for i := range 20 {
 				d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprintf("hr:%d", 10*i)})
 			}
@@ -172,16 +174,18 @@ func TestLateAnswerIsDropped(t *testing.T) {
 	}
 }
 
-// faultyAnswers is how many answers a test of faults makes: few, or as many
-// as MILLRACE_ANSWERS says.
-func faultyAnswers(t *testing.T, few int) int {
+// faultyAnswers is how many answers one of so many connections of a test of
+// faults gets: few, or its part of the share that the test has of
+// MILLRACE_ANSWERS.
+func faultyAnswers(t *testing.T, few int, share float64, connections int) int {
 	t.Helper()
-	if text := os.Getenv("MILLRACE_ANSWERS"); text != "" {
-		n, err := strconv.Atoi(text)
-		if err != nil {
-			t.Fatalf("MILLRACE_ANSWERS=%s: %v", text, err)
-		}
-		return n
+	text := os.Getenv("MILLRACE_ANSWERS")
+	if text == "" {
+		return few
 	}
-	return few
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("MILLRACE_ANSWERS=%s: %v", text, err)
+	}
+	return int(float64(n)*share)/connections + 1
 }

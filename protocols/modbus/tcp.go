@@ -46,7 +46,8 @@ type tcpTransport struct {
 	packager gomodbus.TCPClientHandler // its connection is never made
 	framer   framer
 
-	pending []*call   // under way, the oldest first
+	pending []*call // under way, the oldest first
+	held    heldAnswer
 	ended   []*call   // that failed, and that receive has not returned yet
 	quiet   time.Time // when the last answer came
 
@@ -66,15 +67,28 @@ func newTCPTransport(dial dialFunc, addr string) *tcpTransport {
 	return &tcpTransport{dial: dial, addr: addr}
 }
 
+// heldAnswer is an answer while others are to come: if it was cut short, the
+// first bytes of the next one made up for what is missing. It is believed
+// when a frame begins behind it.
+type heldAnswer struct {
+	call  *call // nil: none is held
+	size  int
+	frame [maxFrame]byte
+}
+
 // maxWindow is how many calls may be under way on one connection, whatever
 // is configured.
 const maxWindow = 16
 
-func (t *tcpTransport) window() int {
+func (t *tcpTransport) window(most int) int {
 	if t.pause > 0 {
 		return 1
 	}
-	return min(max(t.inflight, 1), maxWindow)
+	n := max(min(t.inflight, maxWindow, most), 1)
+	if t.held.call != nil {
+		n++ // the device is through with that one
+	}
+	return n
 }
 
 func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error {
@@ -91,7 +105,7 @@ func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error
 	t.reset(conn)
 	t.head, t.tail, t.headStale, t.drain = 0, 0, false, false
 	t.lost, t.lostCount, t.strangers = nil, 0, 0
-	t.pending, t.ended = t.pending[:0], t.ended[:0]
+	t.pending, t.ended, t.held.call = t.pending[:0], t.ended[:0], nil
 	return nil
 }
 
@@ -118,7 +132,7 @@ func (t *tcpTransport) begin(ctx context.Context, p pace) (exchanger, error) {
 func (t *tcpTransport) end() {
 	t.watch.end()
 	t.loseAll() // of a scan that ended in the middle
-	t.pending, t.ended = t.pending[:0], t.ended[:0]
+	t.pending, t.ended, t.held.call = t.pending[:0], t.ended[:0], nil
 }
 
 func (t *tcpTransport) send(c *call) {
@@ -216,10 +230,14 @@ func (t *tcpTransport) setDeadline(d time.Duration) error {
 // receive implements transport.
 func (t *tcpTransport) receive() *call {
 	for len(t.ended) == 0 {
+		held := t.held.call
 		c, err := t.answer()
-		if err != nil {
+		switch {
+		case err != nil:
 			t.failAll(err)
 			continue
+		case c == nil && held != nil:
+			continue // it was said already
 		}
 		return c
 	}
@@ -231,6 +249,17 @@ func (t *tcpTransport) receive() *call {
 // failAll ends the calls under way with err. They are not used one by one:
 // a device that has answered none of them for so long is silent.
 func (t *tcpTransport) failAll(err error) {
+	if c := t.held.call; c != nil {
+		c.fail(&wireError{
+			kind: protocols.KindMalformed, err: errDamaged, what: "an answer came, but nothing that begins behind it: it may have been cut short",
+			hint: "does the device bear so many requests at once (max_inflight)?",
+		})
+		if t.conn == nil {
+			c.fail(err)
+		}
+		t.ended = append(t.ended, c)
+		t.held.call = nil
+	}
 	for _, c := range t.pending {
 		c.fail(err)
 	}
@@ -239,10 +268,18 @@ func (t *tcpTransport) failAll(err error) {
 }
 
 // answer waits for the answer to any of the calls under way, and drops all
-// others.
+// others. It is nil when there is one that has to be confirmed first: another
+// call may be sent meanwhile.
 func (t *tcpTransport) answer() (*call, error) {
 	for {
-		frame, err := t.frame()
+		c, err := t.confirm()
+		if c != nil || err != nil {
+			return c, err
+		}
+		var frame []byte
+		if t.held.call == nil {
+			frame, err = t.frame()
+		}
 		switch {
 		case err != nil:
 			return nil, err
@@ -258,25 +295,54 @@ func (t *tcpTransport) answer() (*call, error) {
 			t.drop(frame)
 			continue
 		}
-		c := t.pending[at]
-		if err := t.checkBehind(); err != nil {
+		return t.accept(at, frame)
+	}
+}
+
+// accept takes the answer to a call under way.
+func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
+	c := t.pending[at]
+	// While others are to come, a few bytes are the begin of the next answer
+	// as long as nothing else is known: confirm waits for the rest.
+	if len(t.pending) == 1 || t.tail-t.head >= headerBytes-1 {
+		if err := t.checkBehind(c.id); err != nil {
 			return nil, err
 		}
-		t.pending = slices.Delete(t.pending, at, at+1)
-		t.strangers = 0
-		if t.pause > 0 {
-			t.quiet = time.Now()
-		}
-		if len(t.pending) > 0 {
-			// The device has gone on to the next one just now.
-			if err := t.setDeadline(t.timeout); err != nil {
-				t.loseAll()
-				t.failAll(err)
-			}
-		}
+	}
+	t.pending = slices.Delete(t.pending, at, at+1)
+	t.strangers = 0
+	if t.pause > 0 {
+		t.quiet = time.Now()
+	}
+	if len(t.pending) == 0 {
 		c.take(frame[headerBytes-1], frame[headerBytes:])
 		return c, nil
 	}
+	// The device has gone on to the next one just now.
+	if err := t.setDeadline(t.timeout); err != nil {
+		t.loseAll()
+		t.failAll(err)
+		c.take(frame[headerBytes-1], frame[headerBytes:])
+		return c, nil
+	}
+	t.held.call, t.held.size = c, copy(t.held.frame[:], frame)
+	return t.confirm()
+}
+
+// confirm returns the answer that is held, if a frame begins behind it; nil:
+// that is not known yet.
+func (t *tcpTransport) confirm() (*call, error) {
+	c := t.held.call
+	if c == nil || t.tail-t.head < headerBytes-1 {
+		return nil, nil
+	}
+	if err := t.checkBehind(c.id); err != nil {
+		return nil, err
+	}
+	t.held.call = nil
+	frame := t.held.frame[:t.held.size]
+	c.take(frame[headerBytes-1], frame[headerBytes:])
+	return c, nil
 }
 
 // find returns which of the calls under way has the given id; -1: none.
@@ -378,7 +444,7 @@ func (t *tcpTransport) checkHeader() error {
 // be a late answer, or the same once more. Anything else is what remains of
 // a frame that had to make up for bytes missing in the answer, which is not
 // to be trusted then.
-func (t *tcpTransport) checkBehind() error {
+func (t *tcpTransport) checkBehind(own uint16) error {
 	if t.head == t.tail {
 		return nil
 	}
@@ -386,7 +452,7 @@ func (t *tcpTransport) checkBehind() error {
 		return err
 	}
 	if waiting := t.buf[t.head:t.tail]; len(waiting) >= 6 {
-		if id := binary.BigEndian.Uint16(waiting); t.find(id) >= 0 || t.isLost(id) {
+		if id := binary.BigEndian.Uint16(waiting); id == own || t.find(id) >= 0 || t.isLost(id) {
 			return nil
 		}
 	}

@@ -80,6 +80,42 @@ func TestAnswersInPieces(t *testing.T) {
 	}
 }
 
+// Of many answers that arrive together, a read may end anywhere in the next
+// one: its first bytes alone do not make the one before it doubtful.
+func TestManyAnswersInPieces(t *testing.T) {
+	t.Parallel()
+	const calls = 8
+	var data []byte
+	for n := 1; n <= calls; n++ {
+		data = append(data, frameOf(n, 3, 4, 0, 0, 0, byte(n))...)
+	}
+	for piece := 1; piece < 60; piece++ {
+		tr := newTCPTransport(func(context.Context, string, string) (net.Conn, error) {
+			return &scripted{data: data, piece: piece}, nil
+		}, "plc:502")
+		if err := tr.connect(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := tr.begin(t.Context(), pace{timeout: time.Second, inflight: calls}); err != nil {
+			t.Fatal(err)
+		}
+		for n := 1; n <= calls; n++ {
+			tr.send(&call{unit: 1, function: 3, addr: uint16(n), count: 2})
+		}
+		for got := 0; got < calls; {
+			c := tr.receive()
+			if c == nil {
+				continue // another call might be sent
+			}
+			got++
+			if c.err != nil || c.data[3] != byte(c.addr) {
+				t.Fatalf("in pieces of %d: answer %d is % x, %v", piece, c.addr, c.data, c.err)
+			}
+		}
+		tr.end()
+	}
+}
+
 // wrap types err as a scan does.
 func wrap(err error) error {
 	s := &scan{bus: &bus{}, unit: &unit{id: 1}}

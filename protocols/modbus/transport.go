@@ -26,12 +26,14 @@ type transport interface {
 
 // exchanger carries the calls of one scan.
 type exchanger interface {
-	// window is how many calls may be under way at once, at most.
-	window() int
+	// window is how many calls may be under way now, if at most that many are
+	// wanted.
+	window(most int) int
 	// send puts a call under way. It may fail at once: receive says so.
 	send(c *call)
 	// receive waits for one of the calls under way to end, which has its
-	// answer or its error then.
+	// answer or its error then. It is nil where only the window has grown:
+	// another call may be sent first.
 	receive() *call
 	// idle waits for d while no call is under way, and drops what arrives.
 	idle(d time.Duration) error
@@ -59,8 +61,9 @@ type call struct {
 	// err is a *wireError, or a *gomodbus.ModbusError: an exception.
 	err error
 
-	id      uint16 // on TCP: its transaction
-	request *request
+	id      uint16   // on TCP: its transaction
+	request *request // nil: of nobody
+	lim     limits   // what the device can
 }
 
 // dataBytes is how many bytes of values the answer to c has.
