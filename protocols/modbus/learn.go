@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"log/slog"
@@ -261,7 +262,7 @@ func (u *unit) advice(d *protocols.Device, fields []field) []string {
 	for t := holding; t <= discrete; t++ {
 		n := u.facts.Limit[t]
 		switch {
-		case n == 0 || n >= configured.size(t):
+		case n == 0 || n >= configured.size(t) || u.seeks(t, d, fields):
 		case t.bits():
 			all = append(all, fmt.Sprintf("unit %d refused longer requests, but gave %d %s bits at once: set max_registers: %d (16 bits count as one)", u.id, n, t, max(n/16, 1)))
 		default:
@@ -274,6 +275,25 @@ func (u *unit) advice(d *protocols.Device, fields []field) []string {
 		}
 	}
 	return all
+}
+
+// seeks says that a scan of d is about to ask for more of a table than the
+// unit is known to give: its limit is not known exactly yet.
+func (u *unit) seeks(t table, d *protocols.Device, fields []field) bool {
+	if u.facts.Refused[t] <= u.facts.Limit[t]+1 {
+		return false
+	}
+	scans := map[time.Duration][]field{}
+	for i := range fields {
+		interval := cmp.Or(d.Tags[fields[i].out].Interval, d.Interval)
+		scans[interval] = append(scans[interval], fields[i])
+	}
+	for _, s := range scans {
+		if slices.ContainsFunc(merge(s, u.limits(limitsOf(d))), func(r *request) bool { return r.table == t && r.count > u.facts.Limit[t] }) {
+			return true
+		}
+	}
+	return false
 }
 
 func (u *unit) holeAdvice(h hole, configured limits, fields []field) string {

@@ -112,6 +112,12 @@ func TestLimitIsLearnt(t *testing.T) {
 			t.Errorf("unexpected result %+v", res)
 		}
 		wantReadings(t, out[249:], "0")
+		// Nothing is suggested that the next scan may disprove.
+		for _, text := range b.(protocols.Adviser).Advice(d) {
+			if !strings.Contains(text, "set max_registers: 40") {
+				t.Errorf("the advice after scan %d is %q", i+1, text)
+			}
+		}
 	}
 	advice := b.(protocols.Adviser).Advice(d)
 	if len(advice) != 1 || !strings.Contains(advice[0], "set max_registers: 40") {
