@@ -236,7 +236,7 @@ func TestLearntOverRestarts(t *testing.T) {
 		meter("limit", endpoint, 2, 100, fast))
 	advice := map[string]string{
 		"hole":  "unit 1 refuses holding 20..22 (exception 2), which no tag needs: it is not read any more; max_gap: 2 would leave it out from the start",
-		"limit": "unit 2 refused longer requests, but gave 25 holding registers at once: set max_registers: 25",
+		"limit": "unit 2 refused longer requests, but gave 40 holding registers at once: set max_registers: 40",
 	}
 	units := map[string]int{"hole": 1, "limit": 2}
 	for id, text := range advice {
@@ -246,11 +246,10 @@ func TestLearntOverRestarts(t *testing.T) {
 		}
 		wantMeter(t, first, units[id])
 		f.awaitState(id, "online")
-		if got := f.device(id).Advice; !slices.Equal(got, []string{text}) {
-			t.Errorf("/api/status advises %q for %s, want %q", got, id, text)
-		}
+		mqtttest.WaitFor(t, "/api/status to advise: "+text, func() bool { return slices.Equal(f.device(id).Advice, []string{text}) })
 		f.more(id, 5)
-		f.wantLogged(1, "device="+id, "advice="+strconv.Quote(text))
+		f.wantLogged(1, "device="+id, "because="+strconv.Quote(text))
+		f.wantLogged(1, "device="+id, "a suggestion")
 		if n, _ := refused[id].count(); n == 0 || n > 8 {
 			t.Errorf("%d requests of %s were refused", n, id)
 		}
@@ -276,7 +275,8 @@ func TestLearntOverRestarts(t *testing.T) {
 				t.Errorf("after %s %d requests of %s were refused again, of %d", end.name, n-before[id], id, all)
 			}
 			mqtttest.WaitFor(t, "the advice to be there again", func() bool { return slices.Equal(f.device(id).Advice, []string{text}) })
-			f.wantLogged(1, "device="+id, "advice="+strconv.Quote(text))
+			f.wantLogged(1, "device="+id, "because="+strconv.Quote(text))
+			f.wantLogged(1, "device="+id, "a suggestion")
 		}
 	}
 	f.stop()
