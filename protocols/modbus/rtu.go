@@ -362,6 +362,7 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 		u.doubts = 0
 	}
 	t.tail = 0
+	t.late.tardy[c.unit] = false
 	return true, c.err
 }
 
@@ -371,7 +372,7 @@ func (t *rtuTransport) damaged(what string) error {
 	t.tail = 0
 	return &wireError{
 		kind: protocols.KindMalformed, err: errDamaged, what: what,
-		hint: "check the line: " + t.settings() + "termination, shield and ground, the length of the cable",
+		hint: "check " + t.settings() + "termination, shield and ground, and the length of the cable",
 	}
 }
 
@@ -380,7 +381,7 @@ func (t *rtuTransport) settings() string {
 	if t.name == "" {
 		return ""
 	}
-	return "does the device have " + t.name + ", too? "
+	return "the settings (" + t.name + " at both ends?), "
 }
 
 // foreign says that frame, which is not the answer, came instead.
@@ -440,8 +441,10 @@ func (t *rtuTransport) unanswered(c *call, doubt error) error {
 		e.what += ", only an exception that may belong to an earlier request"
 	case t.tail > 0:
 		e.what += fmt.Sprintf(", only %d bytes that are no answer", t.tail)
-		e.hint = "check the line: " + t.settings() + "termination, shield and ground"
+		e.hint = "check " + t.settings() + "termination, shield and ground"
 		t.tail = 0
+	case t.late.tardy[c.unit]:
+		e.what, e.hint = e.what+tardyText, tardyHint
 	case t.name != "":
 		e.hint = fmt.Sprintf("is unit id %d right, is the device switched on, are the wires (A and B) right, and does it have %s, too?", c.unit, t.name)
 	}

@@ -46,6 +46,7 @@ type lateUnit struct {
 type lateList struct {
 	now   func() time.Time // with a monotonic part
 	units map[uint8]*lateUnit
+	tardy [256]bool // units of which late answers have come, and none in time since
 }
 
 // of returns what may come from unit; nil: nothing.
@@ -82,9 +83,11 @@ func (l *lateList) heard(unit, function byte, size int) bool {
 		return false
 	}
 	u.spoke()
-	return slices.ContainsFunc(u.calls, func(e lateCall) bool {
+	came := slices.ContainsFunc(u.calls, func(e lateCall) bool {
 		return e.function == function && (size < 0 || e.size == size)
 	})
+	l.tardy[unit] = l.tardy[unit] || came
+	return came
 }
 
 // spoke notes that the unit has said something.

@@ -61,6 +61,7 @@ type tcpTransport struct {
 	lostCount int
 	strangers int // answers to no request of ours, since the last one that was
 	stranger  uint16
+	tardy     int // 1 + the unit whose late answer came last, and none in time since; 0: none
 }
 
 func newTCPTransport(dial dialFunc, addr string) *tcpTransport {
@@ -104,7 +105,7 @@ func (t *tcpTransport) connect(ctx context.Context, timeout time.Duration) error
 	t.conn = conn
 	t.reset(conn)
 	t.head, t.tail, t.headStale, t.drain = 0, 0, false, false
-	t.lost, t.lostCount, t.strangers = nil, 0, 0
+	t.lost, t.lostCount, t.strangers, t.tardy = nil, 0, 0, 0
 	t.pending, t.ended, t.held.call = t.pending[:0], t.ended[:0], nil
 	return nil
 }
@@ -311,6 +312,9 @@ func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
 	}
 	t.pending = slices.Delete(t.pending, at, at+1)
 	t.strangers = 0
+	if t.tardy == 1+int(c.unit) {
+		t.tardy = 0
+	}
 	if t.pause > 0 {
 		t.quiet = time.Now()
 	}
@@ -368,7 +372,11 @@ func (t *tcpTransport) unanswered(err error) error {
 		}
 	}
 	e := &wireError{kind: protocols.KindTimeout, err: err, what: "no answer within " + t.timeout.String()}
-	if t.strangers > 0 {
+	switch {
+	case len(t.pending) == 0:
+	case t.tardy == 1+int(t.pending[0].unit):
+		e.what, e.hint = e.what+tardyText, tardyHint
+	case t.strangers > 0:
 		e.what += fmt.Sprintf(" (but %d with a wrong transaction id, such as %d instead of %d)", t.strangers, t.stranger, t.pending[0].id)
 		e.hint = "does another program use the same connection of a gateway?"
 	}
@@ -489,6 +497,7 @@ func (t *tcpTransport) dropWaiting() error {
 func (t *tcpTransport) drop(frame []byte) {
 	id := binary.BigEndian.Uint16(frame)
 	if t.isLost(id) {
+		t.tardy = 1 + int(frame[headerBytes-1])
 		t.lost[id/64] &^= 1 << (id % 64)
 		t.lostCount--
 		return

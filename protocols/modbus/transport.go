@@ -144,6 +144,12 @@ var (
 	errDamaged = fmt.Errorf("%w: damaged on its way", errMalformed)
 )
 
+// What is said of a device whose answers come after the time-out.
+const (
+	tardyText = " (but answers to earlier requests after that)"
+	tardyHint = "is the timeout long enough for this device?"
+)
+
 type dialFunc func(ctx context.Context, network, addr string) (net.Conn, error)
 
 // framer makes the frames of requests, with goburrow's packager.
