@@ -532,3 +532,32 @@ func TestReloadOfALine(t *testing.T) {
 		t.Errorf("the rules of the line were broken: %+v", st)
 	}
 }
+
+// TestTimeoutTooShort: a device that answers, but late, is not taken for one
+// that is switched off.
+func TestTimeoutTooShort(t *testing.T) {
+	t.Parallel()
+	s := newUnits(t, 1, 2)
+	if err := s.Listen(""); err != nil {
+		t.Fatal(err)
+	}
+	l := openLine(t, s, modbustest.LineOptions{Baud: 38400, Turnaround: time.Millisecond})
+	for id := range uint8(2) {
+		s.Unit(id + 1).SetFaults(modbustest.Always(modbustest.Fault{Late: 150 * time.Millisecond}))
+	}
+	const keys = "interval: 250ms, timeout: 100ms, offline_after: 1s"
+	f := startField(t, meter("network", "tcp://"+s.Addr(), 1, 10, keys), meter("line", l.URL(), 2, 10, keys))
+	for _, id := range []string{"network", "line"} {
+		f.awaitState(id, "offline", "no answer within 100ms (but answers to earlier requests after that): is the timeout long enough for this device?")
+		s.Unit(map[string]uint8{"network": 1, "line": 2}[id]).SetFaults(nil)
+	}
+	for id, unit := range map[string]int{"network": 1, "line": 2} {
+		f.awaitGood(id)
+		f.awaitState(id, "online")
+		for _, b := range f.r.Batches(id) {
+			wantMeter(t, b, unit)
+		}
+	}
+	f.stop()
+	verify(t, f.r)
+}
