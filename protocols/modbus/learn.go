@@ -283,7 +283,7 @@ func (u *unit) seeks(t table, d *protocols.Device, fields []field) bool {
 	if u.facts.Refused[t] <= u.facts.Limit[t]+1 {
 		return false
 	}
-	scans := map[time.Duration][]field{}
+	scans := make(map[time.Duration][]field)
 	for i := range fields {
 		interval := cmp.Or(d.Tags[fields[i].out].Interval, d.Interval)
 		scans[interval] = append(scans[interval], fields[i])
