@@ -24,7 +24,7 @@ TEST_JOBS ?= 2
 TESTFLAGS ?=
 PKG       ?= ./...
 FUZZTIME  ?= 10s
-# More for the bench program, such as BENCHFLAGS=-large or BENCHFLAGS=-buffer.
+# More for the bench program, such as BENCHFLAGS=-large, -buffer or -modbus.
 BENCHFLAGS ?=
 
 GOLANGCI_VERSION := v2.15.0

@@ -292,10 +292,21 @@ func (d *device) send(rs []protocols.Reading, ms int64) {
 	if len(rs) == 0 {
 		return
 	}
-	if !slices.IsSortedFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) }) {
+	if !ascending(rs) {
 		slices.SortStableFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) })
 	}
 	d.append(rs, ms)
+}
+
+// ascending says that rs is in the order of its tags. (slices.IsSortedFunc
+// copies each of them, twice.)
+func ascending(rs []protocols.Reading) bool {
+	for i := 1; i < len(rs); i++ {
+		if rs[i].Tag < rs[i-1].Tag {
+			return false
+		}
+	}
+	return true
 }
 
 // maxRecord is how many bytes a batch may have. Larger ones are split: as

@@ -142,5 +142,5 @@ func (r *bufferReport) table() string {
 		fmt.Fprintf(w, "%d\t%d\t%d\t%.0f\t%.0f\t%.2f\t%.1f\t%.1f\t%.1f\t\n", d.MiB, d.Batches, d.StartMS, d.Messages, d.Bare, d.Share, d.CPUPerMessage, d.BareCPU, d.PeakMiB)
 	}
 	_ = w.Flush()
-	return b.String() + livesTable(r.Lives) + r.targetsTable()
+	return b.String() + livesTable(r.Lives) + targetsTable("buffer", r.targets())
 }

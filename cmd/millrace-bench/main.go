@@ -27,6 +27,10 @@ const (
 	rolePace    = "pace"
 	roleBacklog = "backlog"
 	roleDrain   = "bare-drain"
+
+	roleModbusAgent = "modbus-agent"
+	roleModbusBare  = "modbus-bare"
+	roleUnits       = "modbus-units"
 )
 
 func main() {
@@ -39,23 +43,38 @@ func main() {
 	}
 }
 
+// role returns what this program does as one of its own children; nil if
+// that is not its role.
+func role(name string) func(ctx context.Context, args []string) error {
+	switch name {
+	case roleSim:
+		return runSim
+	case roleReader:
+		return runBareReader
+	case rolePublish:
+		return runBarePublisher
+	case roleFlood:
+		return runFlood
+	case rolePace:
+		return runPace
+	case roleBacklog:
+		return runBacklog
+	case roleDrain:
+		return runBareDrain
+	case roleModbusAgent:
+		return runModbusAgent
+	case roleModbusBare:
+		return runModbusBare
+	case roleUnits:
+		return runUnits
+	}
+	return nil
+}
+
 func start(ctx context.Context) error {
 	if len(os.Args) > 1 {
-		switch os.Args[1] {
-		case roleSim:
-			return runSim(ctx)
-		case roleReader:
-			return runBareReader(ctx, os.Args[2:])
-		case rolePublish:
-			return runBarePublisher(ctx, os.Args[2:])
-		case roleFlood:
-			return runFlood(ctx, os.Args[2:])
-		case rolePace:
-			return runPace(ctx, os.Args[2:])
-		case roleBacklog:
-			return runBacklog(ctx, os.Args[2:])
-		case roleDrain:
-			return runBareDrain(ctx, os.Args[2:])
+		if run := role(os.Args[1]); run != nil {
+			return run(ctx, os.Args[2:])
 		}
 	}
 	b := bench{}
@@ -69,6 +88,8 @@ func start(ctx context.Context) error {
 	large := flag.Bool("large", false, "drain a backlog of 10 GiB, too (20 GiB of disk)")
 	onlyLive := flag.Bool("live", false, "only live batches beside a backlog, without the JSON")
 	onlyBuffer := flag.Bool("buffer", false, "only the buffer's part, without the JSON")
+	onlyModbus := flag.Bool("modbus", false, "only the Modbus driver's part, without the JSON")
+	flag.StringVar(&b.profiles, "profiles", "", "a directory for CPU profiles of the Modbus driver's part")
 	flag.Parse()
 	if err := b.prepare(); err != nil {
 		return err
@@ -88,6 +109,13 @@ func start(ctx context.Context) error {
 		}
 		return err
 	}
+	if *onlyModbus {
+		r, err := b.measureModbus(ctx)
+		if err == nil {
+			fmt.Print(r.table())
+		}
+		return err
+	}
 	if *only > 0 {
 		m, err := b.measure(ctx, "only", *only, b.window)
 		if err == nil {
@@ -100,6 +128,9 @@ func start(ctx context.Context) error {
 		return err
 	}
 	if !*quick {
+		if rep.Modbus, err = b.measureModbus(ctx); err != nil {
+			return err
+		}
 		if rep.Buffer, err = b.measureBuffer(ctx, *large); err != nil {
 			return err
 		}
@@ -117,6 +148,7 @@ type bench struct {
 	binary             string
 	devices, registers int
 	window             time.Duration
+	profiles           string // a directory; empty: none
 
 	dir     string
 	tagMap  string

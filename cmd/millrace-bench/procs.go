@@ -17,7 +17,7 @@ import (
 // process is a child that ends with the measurement.
 type process struct {
 	cmd   *exec.Cmd
-	stdin io.Closer
+	stdin io.WriteCloser
 }
 
 func (p *process) pid() int { return p.cmd.Process.Pid }

@@ -19,6 +19,7 @@ type report struct {
 	Highest    measurement   `json:"highest_clean"`
 	Overload   measurement   `json:"overload"`
 	Saturated  measurement   `json:"saturated"`
+	Modbus     *modbusReport `json:"modbus,omitempty"`
 	Buffer     *bufferReport `json:"buffer,omitempty"`
 }
 
@@ -65,6 +66,9 @@ func (r *report) table() string {
 	}
 	if r.Overload.Seconds > 0 {
 		fmt.Fprintf(&b, "under twice the highest clean load it delivers %.0f %% of the highest clean rate\n", 100*r.Overload.Delivered/r.Highest.Delivered)
+	}
+	if r.Modbus != nil {
+		b.WriteString(r.Modbus.table())
 	}
 	if r.Buffer != nil {
 		b.WriteString(r.Buffer.table())

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -14,13 +13,9 @@ import (
 
 // runSim serves the given number of PLCs, prints their addresses, one a
 // line, and ends with its standard input.
-func runSim(ctx context.Context) error {
-	devices, err := strconv.Atoi(os.Args[2])
-	if err != nil {
-		return err
-	}
-	registers, err := strconv.Atoi(os.Args[3])
-	if err != nil {
+func runSim(ctx context.Context, args []string) error {
+	var devices, registers int
+	if err := numbers(args, &devices, &registers); err != nil {
 		return err
 	}
 	units := make([]*modbustest.Unit, devices)

@@ -63,12 +63,12 @@ func (r *bufferReport) targets() (all []target) {
 	return all
 }
 
-func (r *bufferReport) targetsTable() string {
+func targetsTable(part string, all []target) string {
 	var b strings.Builder
-	b.WriteString("\nbuffer: what was asked for\n\n")
+	fmt.Fprintf(&b, "\n%s: what was asked for\n\n", part)
 	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "\tasked\tseen\t")
-	for _, t := range r.targets() {
+	for _, t := range all {
 		bound, verdict := "at least", "met"
 		if t.most {
 			bound = "at most"

@@ -81,22 +81,29 @@ func runBareReader(ctx context.Context, args []string) error {
 	var wg sync.WaitGroup
 	for addr := range strings.SplitSeq(args[2], ",") {
 		wg.Go(func() {
-			h := modbus.NewTCPClientHandler(addr)
-			h.SlaveId = 1
-			defer h.Close() //nolint:errcheck // the program ends
-			c := modbus.NewClient(h)
-			every(ctx, interval, func() error {
-				for at := 0; at < registers; at += 125 {
-					if _, err := c.ReadHoldingRegisters(uint16(at), uint16(min(125, registers-at))); err != nil {
-						return err
-					}
-				}
-				return nil
-			})
+			bareReader(ctx, addr, registers, interval, func() {})
 		})
 	}
 	wg.Wait()
 	return nil
+}
+
+// bareReader reads one PLC at an interval with goburrow's client, and throws
+// the values away. It calls done after each scan.
+func bareReader(ctx context.Context, addr string, registers int, interval time.Duration, done func()) {
+	h := modbus.NewTCPClientHandler(addr)
+	h.SlaveId = 1
+	defer h.Close() //nolint:errcheck // the program ends
+	c := modbus.NewClient(h)
+	every(ctx, interval, func() error {
+		for at := 0; at < registers; at += maxRequest {
+			if _, err := c.ReadHoldingRegisters(uint16(at), uint16(min(maxRequest, registers-at))); err != nil {
+				return err
+			}
+		}
+		done()
+		return nil
+	})
 }
 
 // runBarePublisher publishes one message of a scan's size for each PLC at an

@@ -1,8 +1,10 @@
 package modbus
 
 import (
+	"context"
 	"encoding/binary"
 	"fmt"
+	"os"
 	"testing"
 	"time"
 
@@ -73,6 +75,62 @@ func BenchmarkPlan10000Tags(b *testing.B) {
 	for b.Loop() {
 		if _, err := planOf(d); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+func BenchmarkCRC16(b *testing.B) {
+	frame := make([]byte, maxRTU-2)
+	b.SetBytes(int64(len(frame)))
+	for b.Loop() {
+		crc16(frame)
+	}
+}
+
+// ready is a serial port whose answer to a request is there at once, and
+// which is silent otherwise.
+type ready struct {
+	answer  []byte
+	waiting bool
+}
+
+func (p *ready) Write(b []byte) (int, error) {
+	p.waiting = true
+	return len(b), nil
+}
+
+func (p *ready) Read(b []byte) (int, error) {
+	if !p.waiting {
+		return 0, os.ErrDeadlineExceeded
+	}
+	p.waiting = false
+	return copy(b, p.answer), nil
+}
+
+func (*ready) SetDeadline(time.Time) error { return nil }
+func (*ready) Close() error                { return nil }
+
+// BenchmarkRTUExchange is one request of 125 registers over a port that
+// takes no time: what our side of it costs.
+func BenchmarkRTUExchange(b *testing.B) {
+	answer := append([]byte{1, 3, 250}, make([]byte, 250)...)
+	answer = binary.LittleEndian.AppendUint16(answer, crc16(answer))
+	tr := newRTUTransport(func(context.Context) (port, error) { return &ready{answer: answer}, nil })
+	if err := tr.connect(b.Context(), time.Second); err != nil {
+		b.Fatal(err)
+	}
+	x, err := tr.begin(b.Context(), pace{timeout: time.Second})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer x.end()
+	c := &call{unit: 1, function: 3, count: 125}
+	b.ReportAllocs()
+	for b.Loop() {
+		x.send(c)
+		x.receive()
+		if c.err != nil {
+			b.Fatal(c.err)
 		}
 	}
 }
