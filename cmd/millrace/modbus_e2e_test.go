@@ -16,8 +16,12 @@ import (
 	"millrace/protocols/mqtt/mqtttest"
 )
 
-// fast is a device of a test: read often, and given up soon.
-const fast = "interval: 50ms, timeout: 200ms, offline_after: 500ms"
+// How devices of a test are read: often, and given up soon, or, where none
+// is to be given up, with the patience that a busy machine needs.
+const (
+	fast    = "interval: 50ms, timeout: 200ms, offline_after: 500ms"
+	patient = "interval: 50ms, timeout: 2s, offline_after: 500ms"
+)
 
 // TestSerialPeers reads pymodbus and libmodbus over serial lines: values of
 // several types arrive as they were set, and a unit that is not there spoils
@@ -143,7 +147,7 @@ func TestDeadUnit(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint := "rtu+tcp://" + s.AddrRTU()
-	f := startField(t, meter("a", endpoint, 1, 10, fast), meter("b", endpoint, 2, 10, fast), meter("dead", endpoint, 3, 10, fast), meter("c", endpoint, 4, 10, fast))
+	f := startField(t, meter("a", endpoint, 1, 10, patient), meter("b", endpoint, 2, 10, patient), meter("dead", endpoint, 3, 10, fast), meter("c", endpoint, 4, 10, patient))
 	reason := f.awaitState("dead", "offline")
 	want := endpoint + ", unit 3: asked for holding 0..9 (function 3): no answer within 200ms: is unit id 3 right, and is the device behind it switched on?"
 	if reason != want {
@@ -232,8 +236,8 @@ func TestLearntOverRestarts(t *testing.T) {
 		tags = append(tags, fmt.Sprintf("{name: r%d, address: \"holding:%d\"}", addr, addr))
 	}
 	f := startField(t,
-		fmt.Sprintf("id: hole, driver: modbus, endpoint: %q, unit: 1, %s, tags: [%s]", endpoint, fast, strings.Join(tags, ", ")),
-		meter("limit", endpoint, 2, 100, fast))
+		fmt.Sprintf("id: hole, driver: modbus, endpoint: %q, unit: 1, %s, tags: [%s]", endpoint, patient, strings.Join(tags, ", ")),
+		meter("limit", endpoint, 2, 100, patient))
 	advice := map[string]string{
 		"hole":  "unit 1 refuses holding 20..22 (exception 2), which no tag needs: it is not read any more; max_gap: 2 would leave it out from the start",
 		"limit": "unit 2 refused longer requests, but gave 40 holding registers at once: set max_registers: 40",
@@ -294,7 +298,7 @@ func TestFallback(t *testing.T) {
 		}
 		addrs = append(addrs, s.Addr())
 	}
-	f := startField(t, meter("plc", "tcp://"+addrs[0], 1, 10, fast+fmt.Sprintf(", fallback: %q", "tcp://"+addrs[1])))
+	f := startField(t, meter("plc", "tcp://"+addrs[0], 1, 10, patient+fmt.Sprintf(", fallback: %q", "tcp://"+addrs[1])))
 	wantMeter(t, f.awaitGood("plc"), 1)
 	f.awaitState("plc", "online")
 	if n := second.Accepted(); n > 0 {
@@ -379,7 +383,7 @@ func TestCheapDevice(t *testing.T) {
 			if err := s.Listen(""); err != nil {
 				t.Fatal(err)
 			}
-			f := startField(t, meter("plc", "tcp://"+s.Addr(), 1, 30, "timeout: 500ms, "+tc.keys))
+			f := startField(t, meter("plc", "tcp://"+s.Addr(), 1, 30, "timeout: 2s, "+tc.keys))
 			all := f.r.WaitBatches(t, "plc", 12)
 			for _, b := range all {
 				wantMeter(t, b, 1)
@@ -421,7 +425,7 @@ func TestInflightAuto(t *testing.T) {
 		if err := s.Listen(""); err != nil {
 			t.Fatal(err)
 		}
-		devices = append(devices, fmt.Sprintf("id: %s, driver: modbus, endpoint: \"tcp://%s\", interval: 150ms, timeout: 400ms, max_inflight: auto, max_gap: 0, tags: [%s]",
+		devices = append(devices, fmt.Sprintf("id: %s, driver: modbus, endpoint: \"tcp://%s\", interval: 150ms, timeout: 1s, max_inflight: auto, max_gap: 0, tags: [%s]",
 			[]string{"weak", "strong"}[i], s.Addr(), strings.Join(tags, ", ")))
 	}
 	f := startField(t, devices...)
@@ -486,7 +490,7 @@ func TestReloadOfALine(t *testing.T) {
 	s := newUnits(t, 1, 2)
 	l := openLine(t, s, modbustest.LineOptions{Baud: 38400, Turnaround: time.Millisecond})
 	slow := strings.Replace(l.URL(), "baud=38400", "baud=19200", 1)
-	const keys = "interval: 100ms, timeout: 300ms, offline_after: 1s"
+	const keys = "interval: 100ms, timeout: 2s, offline_after: 1s"
 	f := startField(t, meter("a", l.URL(), 1, 10, keys))
 	f.awaitGood("a")
 	f.awaitState("a", "online")

@@ -121,7 +121,7 @@ func TestSerialWords(t *testing.T) {
 		words []string
 	}{
 		"silent":   {modbustest.Fault{}, 9, protocols.KindTimeout, protocols.Timeout, []string{"115200 8N1", "unit 9", "holding 7 ", "no answer within 50ms", "wires"}},
-		"checksum": {modbustest.Fault{BadCRC: true}, 2, protocols.KindMalformed, protocols.Malformed, []string{"wrong checksum", "termination", "115200 8N1, too"}},
+		"checksum": {modbustest.Fault{BadCRC: true}, 2, protocols.KindMalformed, protocols.Malformed, []string{"wrong checksum", "termination", "115200 8N1 at both ends"}},
 		"unit":     {modbustest.Fault{WrongUnit: true}, 3, protocols.KindMalformed, protocols.Malformed, []string{"unit 4 answered instead of unit 3", "set unit: 4"}},
 		"function": {modbustest.Fault{WrongFunction: true}, 4, protocols.KindMalformed, protocols.Malformed, []string{"another master"}},
 		"count":    {modbustest.Fault{Fewer: 2}, 5, protocols.KindMalformed, protocols.Malformed, []string{"0 bytes of values came instead of 2"}},
