@@ -16,7 +16,7 @@ func modbusLinkKeys() []key[deviceDraft] {
 	return []key[deviceDraft]{
 		{
 			name: "fallback", only: modbusDriver,
-			doc: "A second address of the same device, of the same kind as the endpoint, for devices with two network ports. It is used while the first does not answer.",
+			doc: "A second address of the same device, of the same kind as the endpoint, for devices with two network ports. It is used when the first does not answer, and then until it fails itself.",
 			val: as(modbusURL(), func(d *deviceDraft, v string) { d.Modbus.Fallback = v }),
 		},
 		{

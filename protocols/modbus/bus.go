@@ -27,7 +27,9 @@ type bus struct {
 	memory    protocols.Memory
 	units     map[uint8]*unit
 	heard     bool // something was answered on this connection
-	told      bool // that the fallback is in use
+	// unanswered is how many scans in a row, whosever, got no answer.
+	unanswered int
+	told       bool // that the fallback is in use
 }
 
 // Connect implements protocols.Bus. Where there is a second address, it is
@@ -76,11 +78,16 @@ func (b *bus) sayAddress() {
 	b.told = b.at > 0
 }
 
+// deafScans is after how many scans without an answer the other address is
+// tried.
+const deafScans = 3
+
 // Close implements protocols.Bus. A connection on which nothing was ever
-// answered makes the next one go to the other address.
+// answered, or nothing any more, makes the next one go to the other address.
 func (b *bus) Close() error {
 	err := b.transport.close()
-	if !b.heard && len(b.links) > 1 {
+	if len(b.links) > 1 && (!b.heard || b.unanswered >= deafScans) {
+		b.unanswered = 0
 		b.use(b.at + 1)
 	}
 	b.heard = true // closing twice is closing once

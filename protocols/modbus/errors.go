@@ -77,7 +77,7 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 	case wire.kind == protocols.KindTimeout:
 		e.Reason = protocols.Timeout
 		if hint == "" {
-			hint = fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit.id)
+			hint = s.silenceHint()
 		}
 	default:
 		e.Reason = protocols.Offline
@@ -87,6 +87,22 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 		e.Text += ": " + hint
 	}
 	return e
+}
+
+// silenceHint is what to check where nothing was answered: of a unit, or of
+// the line where none of several does.
+func (s *scan) silenceHint() string {
+	line := s.bus.endpoints[s.bus.at]
+	all := len(s.bus.units) > 1 && s.bus.unanswered >= 2*len(s.bus.units)
+	switch {
+	case all && line.kind == linkSerial:
+		return fmt.Sprintf("nobody on this line answers: is its cable plugged in, are the wires (A and B) right, do the devices have %s, too?", line.line)
+	case all:
+		return "nobody behind this address answers: is the line behind it connected, and are its settings right?"
+	case line.kind == linkSerial:
+		return fmt.Sprintf("is unit id %d right, is the device switched on, are the wires (A and B) right, and does it have %s, too?", s.unit.id, line.line)
+	}
+	return fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit.id)
 }
 
 // connectError puts into words why no connection could be made.

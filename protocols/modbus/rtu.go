@@ -396,6 +396,10 @@ func (t *rtuTransport) foreign(c *call, frame []byte) error {
 		e.what = fmt.Sprintf("unit %d answered instead of unit %d", frame[0], c.unit)
 		e.hint = fmt.Sprintf("if that is the device, set unit: %d; or is there another master on the line?", frame[0])
 	}
+	if frame[0] == c.unit && frame[1] != c.function && len(frame) == rtuAnswer+c.dataBytes() {
+		e.what = fmt.Sprintf("an answer to function %d came instead of one to function %d", frame[1]&0x7f, c.function)
+		e.hint = "the device breaks the protocol, or another master on the line asks it, too"
+	}
 	if frame[0] == c.unit && frame[1] == c.function && len(frame) != rtuRequest {
 		e.what = fmt.Sprintf("an answer of %d bytes of values came instead of %d", len(frame)-rtuAnswer, c.dataBytes())
 		e.hint = "the device breaks the protocol, or another master on the line asks it, too"
@@ -445,8 +449,6 @@ func (t *rtuTransport) unanswered(c *call, doubt error) error {
 		t.tail = 0
 	case t.late.tardy[c.unit]:
 		e.what, e.hint = e.what+tardyText, tardyHint
-	case t.name != "":
-		e.hint = fmt.Sprintf("is unit id %d right, is the device switched on, are the wires (A and B) right, and does it have %s, too?", c.unit, t.name)
 	}
 	return e
 }

@@ -391,3 +391,31 @@ func TestLoneRegisterComesBackAtOnce(t *testing.T) {
 		t.Errorf("%q was learnt of a unit that was away", advice)
 	}
 }
+
+// Where none of several units answers, it is the line that is to be checked.
+func TestNobodyOnTheLine(t *testing.T) {
+	t.Parallel()
+	s := modbustest.NewServer()
+	l := openLine(t, s, modbustest.LineOptions{})
+	one, two := newLineDevice(l.URL(), "hr:0"), newLineDevice(l.URL(), "hr:0")
+	one.Timeout, two.Timeout, two.Modbus.Unit = 20*time.Millisecond, 20*time.Millisecond, 2
+	b, first := openScan(t, one)
+	second, err := b.Plan(two, []int{0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([]protocols.Reading, 1)
+	for i := range 4 {
+		want := "is unit id 1 right"
+		if i > 1 {
+			want = "nobody on this line answers: is its cable plugged in"
+		}
+		wantError(t, first.Read(t.Context(), out).Err, protocols.KindTimeout, protocols.Timeout, want, "115200 8N1")
+		second.Read(t.Context(), out)
+	}
+	s.Unit(2)
+	if res := second.Read(t.Context(), out); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	wantError(t, first.Read(t.Context(), out).Err, protocols.KindTimeout, protocols.Timeout, "is unit id 1 right")
+}

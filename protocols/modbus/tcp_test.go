@@ -118,7 +118,7 @@ func TestManyAnswersInPieces(t *testing.T) {
 
 // wrap types err as a scan does.
 func wrap(err error) error {
-	s := &scan{bus: &bus{}, unit: &unit{id: 1}}
+	s := &scan{bus: &bus{endpoints: []endpoint{{}}}, unit: &unit{id: 1}}
 	return s.failure(newRequest([]field{{span: 2}}), err)
 }
 

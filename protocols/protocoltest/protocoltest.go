@@ -311,7 +311,7 @@ func testMute(t *testing.T, target Target) {
 		t.SkipNow()
 	}
 	d := *target.Device
-	d.Timeout = 100 * time.Millisecond
+	d.Timeout = 300 * time.Millisecond
 	b := connect(t, target, &d)
 	s := plan(t, b, &d, nil)
 	target.Mute(t, true)
