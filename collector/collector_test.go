@@ -672,7 +672,7 @@ func TestBatchAfterAnInternalError(t *testing.T) {
 	g := d.groups(1)[0]
 	res := func() protocols.ScanResult { return allGood(protocols.Int(1), g.out) }
 	broken := *g
-	broken.tags = []int{0, 99}
+	broken.tags, broken.plain = []int{0, 99}, false
 	func() {
 		defer func() {
 			if recover() == nil {

@@ -46,6 +46,12 @@ func newPipeline(t *protocols.Tag) pipeline {
 	return p
 }
 
+// plain says that there is nothing to do to a reading, beside seeing that it
+// is a number.
+func (p *pipeline) plain() bool {
+	return !p.scaled && !p.bounded && p.enum == nil && !p.onChange
+}
+
 // transform turns what the device said into what goes out: value × scale +
 // offset, the enumeration's text, and bad where the result is no number or
 // out of the tag's range.

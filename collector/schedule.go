@@ -23,6 +23,7 @@ type group struct {
 	silent   bool      // its last scan had no answer
 	deaf     bool      // it had none while others of its device's groups had
 	busy     bool      // it is being read
+	plain    bool      // nothing is to be done to its readings
 	index    int       // in the schedule
 }
 

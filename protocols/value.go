@@ -67,6 +67,26 @@ func Time(t time.Time) Value { return Value{kind: KindTime, num: uint64(t.UnixNa
 // Array returns a Value that holds elems, which it keeps.
 func Array(elems []Value) Value { return Value{kind: KindArray, list: &elems} }
 
+// PutUint makes v hold n. It and its like write less than an assignment, for
+// values that are decoded into the same place again and again.
+func (v *Value) PutUint(n uint64) { v.put(KindUint, n) }
+
+// PutInt makes v hold n.
+func (v *Value) PutInt(n int64) { v.put(KindInt, uint64(n)) }
+
+// PutFloat32 makes v hold f.
+func (v *Value) PutFloat32(f float32) { v.put(KindFloat32, uint64(math.Float32bits(f))) }
+
+// PutFloat64 makes v hold f.
+func (v *Value) PutFloat64(f float64) { v.put(KindFloat64, math.Float64bits(f)) }
+
+func (v *Value) put(kind Kind, num uint64) {
+	if v.kind > KindFloat64 { // only those have more than a number
+		*v = Value{}
+	}
+	v.kind, v.num = kind, num
+}
+
 // Kind says what v holds.
 func (v Value) Kind() Kind { return v.kind }
 

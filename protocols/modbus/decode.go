@@ -81,7 +81,9 @@ func decode(fields []field, first uint16, data []byte, out []protocols.Reading) 
 			r.SetBad(protocols.Malformed)
 			continue
 		}
-		r.Quality, r.Reason = protocols.Good, ""
+		if r.Quality != protocols.Good || r.Reason != "" { // mostly it was good before
+			r.Quality, r.Reason = protocols.Good, ""
+		}
 	}
 }
 
@@ -106,23 +108,23 @@ func (f *field) array(v *protocols.Value, data []byte, at int) bool {
 func (f *field) element(v *protocols.Value, data []byte) bool {
 	switch f.scalar {
 	case typeUint16:
-		*v = protocols.Uint(uint64(f.word(data)))
+		v.PutUint(uint64(f.word(data)))
 	case typeInt16:
-		*v = protocols.Int(int64(int16(f.word(data))))
+		v.PutInt(int64(int16(f.word(data))))
 	case typeInt32:
-		*v = protocols.Int(int64(int32(f.long(data))))
+		v.PutInt(int64(int32(f.long(data))))
 	case typeUint32:
-		*v = protocols.Uint(uint64(f.long(data)))
+		v.PutUint(uint64(f.long(data)))
 	case typeFloat16:
-		*v = protocols.Float32(fromHalf(f.word(data)))
+		v.PutFloat32(fromHalf(f.word(data)))
 	case typeFloat32:
-		*v = protocols.Float32(math.Float32frombits(f.long(data)))
+		v.PutFloat32(math.Float32frombits(f.long(data)))
 	case typeInt64:
-		*v = protocols.Int(int64(f.quad(data)))
+		v.PutInt(int64(f.quad(data)))
 	case typeUint64:
-		*v = protocols.Uint(f.quad(data))
+		v.PutUint(f.quad(data))
 	case typeFloat64:
-		*v = protocols.Float64(math.Float64frombits(f.quad(data)))
+		v.PutFloat64(math.Float64frombits(f.quad(data)))
 	case typeRange, typeBCD16, typeBCD32, typeBCD64, typeString, typeBytes:
 		return f.coded(v, data)
 	case typeUnix32, typeUnix64, typeUnix64ms, typeIEC870, typeYMDHMS, typeYMDHMSms, typeYMDHMS8, typeBCDTime, typeMDYHMS:
