@@ -46,8 +46,7 @@ type bus struct {
 	units   []*unit
 	probes  probing
 	sched   schedule
-	nested  int           // scans that are interrupted by the present one
-	lent    time.Duration // that interrupted scans gave to others, in all
+	turns   []turn // of the scans under way: each is interrupted by the next
 
 	connected   bool
 	proven      bool // it has answered on this connection
@@ -62,6 +61,12 @@ type bus struct {
 	done    chan struct{}
 	updates chan struct{} // holds one: there is something in pending
 	pending atomic.Pointer[busDevices]
+}
+
+// turn is a scan under way.
+type turn struct {
+	start time.Time
+	lent  time.Duration // that it gave to others, and they to others again
 }
 
 // subscription is a device that reports by itself.
@@ -165,6 +170,7 @@ func (b *bus) run(ctx context.Context) {
 func (b *bus) guard(f func()) {
 	defer func() {
 		if p := recover(); p != nil {
+			b.turns = b.turns[:0]
 			b.log.Error("internal error: please report it; the connection starts again", "panic", p, "stack", string(debug.Stack()))
 			b.lost(&protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: fmt.Sprintf("internal error on %s: %v", b.key, p)})
 		}
@@ -278,6 +284,11 @@ func (b *bus) turn(ctx, work context.Context) {
 	if ctx.Err() == nil {
 		b.serve(work)
 	}
+	b.expire()
+}
+
+// expire makes devices offline that were silent long enough.
+func (b *bus) expire() {
 	now := b.now()
 	for _, d := range b.devices {
 		if d.state.expire(now) {
@@ -348,24 +359,27 @@ func (b *bus) mustWait(g *group, now time.Time) bool {
 }
 
 // othersDue says that another scan than those that are under way should have
-// its turn.
+// its turn. The one that is interrupted keeps its share of the time: it lends
+// to each of the others what it has used itself.
 func (b *bus) othersDue() bool {
-	if b.nested >= maxNested {
-		return false
+	if len(b.turns) > maxNested || len(b.updates) > 0 {
+		return false // let what is under way come to its end
 	}
 	now := b.now()
+	t := &b.turns[len(b.turns)-1]
+	own := now.Sub(t.start) - t.lent
+	if t.lent > own*time.Duration(max(len(b.units)-1, 1)) {
+		return false
+	}
 	return b.dueGroup(now) != nil || b.probes.turn(now, b.units) != nil
 }
 
 // giveTurn serves another scan in the middle of the present one.
 func (b *bus) giveTurn(work context.Context) {
-	start := b.now()
-	b.nested++
+	start, at := b.now(), len(b.turns)-1
 	b.serve(work)
-	b.nested--
-	if b.nested == 0 {
-		b.lent += b.now().Sub(start)
-	}
+	b.expire()
+	b.turns[at].lent += b.now().Sub(start)
 }
 
 // scan takes one turn of a group: it connects if it must and may, reads, and
@@ -403,7 +417,7 @@ func (b *bus) scan(work context.Context, g *group) {
 		b.tellAdvice(d)
 	}
 	b.hear(res)
-	if d.cfg.Modbus.CloseAfterScan && b.connected && b.nested == 0 {
+	if d.cfg.Modbus.CloseAfterScan && b.connected && len(b.turns) == 0 {
 		b.disconnect() // the next scan connects
 	}
 }
@@ -458,14 +472,16 @@ func (b *bus) read(work context.Context, g *group) (protocols.ScanResult, time.D
 			return protocols.ScanResult{Requests: 1, Err: err}, 0
 		}
 		g.scan = s
-		if i, ok := s.(protocols.Interruptible); ok && len(b.devices) > 1 {
+		if i, ok := s.(protocols.Interruptible); ok {
 			i.OnPause(b.othersDue, func() { b.giveTurn(work) })
 		}
 		b.tellAdvice(g.dev)
 	}
-	start, lent := b.now(), b.lent
+	b.turns = append(b.turns, turn{start: b.now()})
 	res := g.scan.Read(work, g.out)
-	return res, b.now().Sub(start) - (b.lent - lent)
+	t := b.turns[len(b.turns)-1]
+	b.turns = b.turns[:len(b.turns)-1]
+	return res, b.now().Sub(t.start) - t.lent
 }
 
 // connect makes sure that there is a connection, if it is time to try.

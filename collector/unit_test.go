@@ -261,3 +261,91 @@ func TestAdviceIsShown(t *testing.T) {
 		c.Stop()
 	})
 }
+
+// A line that is asked for more than it can do is shared fairly: nobody waits
+// for several times as long as one round of all takes.
+func TestOverloadIsShared(t *testing.T) {
+	for _, k := range []struct {
+		units, requests int
+		interval        time.Duration
+	}{
+		{32, 3, 500 * time.Millisecond},
+		{4, 40, time.Second},
+		{6, 100, time.Second},
+		{2, 200, 100 * time.Millisecond},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			c, buf := lineCollector(t, &lineDriver{})
+			units := lineUnits(k.units, time.Second)
+			for _, u := range units {
+				u.Interval = k.interval
+				for i := range k.requests - 1 {
+					u.Tags = append(u.Tags, protocols.Tag{Name: fmt.Sprint(i)})
+				}
+			}
+			if err := c.Apply(units); err != nil {
+				t.Fatal(err)
+			}
+			advance(10 * time.Minute)
+			round := time.Duration(k.units*k.requests) * 10 * time.Millisecond
+			var longest time.Duration
+			for _, u := range units {
+				last := time.Time{}
+				for _, b := range buf.of(u.ID) {
+					if !last.IsZero() {
+						longest = max(longest, b.at.Sub(last))
+					}
+					last = b.at
+				}
+				if last.IsZero() {
+					t.Errorf("%s is never read", u.ID)
+				}
+				longest = max(longest, time.Since(last))
+			}
+			if longest > 4*round {
+				t.Errorf("%d units of %d requests: %v between two batches, a round takes %v", k.units, k.requests, longest, round)
+			}
+			// Who is added is read soon.
+			if err := c.Apply(append(units, testDevice("new", "line", "a"))); err != nil {
+				t.Fatal(err)
+			}
+			advance(5 * round)
+			if len(buf.of("new")) == 0 {
+				t.Errorf("a device that was added is not read within %v", 5*round)
+			}
+			advance(10 * round)
+			c.Stop()
+		})
+	}
+}
+
+// After an internal error in the middle of a scan that gave its turn, others
+// have theirs again.
+func TestPanicOfAnInterruptingScan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var broken atomic.Int64
+		l := &lineDriver{}
+		l.read = func(d *protocols.Device, _ []int, _ []protocols.Reading) protocols.ScanResult {
+			if d.ID == "unit-01" && broken.Add(1)%3 == 0 && broken.Load() < 40 {
+				panic("broken")
+			}
+			return protocols.ScanResult{}
+		}
+		c, _ := lineCollector(t, l)
+		units := lineUnits(3, time.Second)
+		for i := range 150 {
+			units[0].Tags = append(units[0].Tags, protocols.Tag{Name: fmt.Sprint(i)})
+		}
+		units[1].Interval, units[2].Interval = 100*time.Millisecond, 100*time.Millisecond
+		if err := c.Apply(units); err != nil {
+			t.Fatal(err)
+		}
+		advance(20 * time.Second)
+		before := c.Status()[2].Scans
+		advance(10 * time.Second)
+		if n := c.Status()[2].Scans - before; n < 95 {
+			t.Errorf("%d scans of a neighbour in 10 s", n)
+		}
+		c.Stop()
+	})
+}
