@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -62,6 +63,9 @@ type rtuTransport struct {
 	tail      int       // bytes of buf that have arrived
 	active    time.Time // when the line was in use last, or will be by what we wrote
 	unsettled bool      // something did not come as it should: wait for quiet
+	asked     bool      // another master has asked a unit, and the answer was not heard yet
+	strict    bool      // pieces of something were heard just before: no noise is passed over
+	knock     bool      // what comes is not believed
 }
 
 func newRTUTransport(open func(ctx context.Context) (port, error)) *rtuTransport {
@@ -159,7 +163,14 @@ func (t *rtuTransport) run(c *call) error {
 	for again := false; ; again = true {
 		t.late.prune(c.unit)
 		t.parts = t.late.parts(c, t.parts[:0])
-		if u := t.late.of(c.unit); len(t.parts) == 0 || u != nil && u.doubts > maxDoubts {
+		u := t.late.of(c.unit)
+		switch doubtful := u != nil && u.doubts > maxDoubts; {
+		case len(t.parts) == 0 && !again && t.late.over(c.unit):
+			if err := t.wake(c); err != nil {
+				return err
+			}
+			continue
+		case len(t.parts) == 0, doubtful:
 			return errNotAsked
 		}
 		err := t.runParts(c)
@@ -172,6 +183,20 @@ func (t *rtuTransport) run(c *call) error {
 			return errNotAsked
 		}
 	}
+}
+
+// wake asks a unit that was silent for so long that no request is left whose
+// answer could not be a late one. The answer is not believed, but with it
+// nothing late is to come any more. It is nil if the unit has spoken.
+func (t *rtuTransport) wake(c *call) error {
+	t.part = *c
+	t.knock = true
+	err := t.exchange(&t.part)
+	t.knock = false
+	if exceptionCode(err) != 0 || errors.Is(err, errHeardOut) {
+		return nil
+	}
+	return err
 }
 
 var errNotAsked = &wireError{
@@ -228,7 +253,10 @@ func (t *rtuTransport) prepare() error {
 	}
 	// Look in any case: what is there by now is not the answer.
 	free = later(free, now.Add(t.silence/4))
-	for waited := false; ; {
+	if t.asked {
+		free = later(free, now.Add(min(t.timeout, settleLimit)))
+	}
+	for waited, pieces := t.asked, false; ; {
 		heard, err := t.listen(free)
 		switch {
 		case err != nil:
@@ -243,15 +271,26 @@ func (t *rtuTransport) prepare() error {
 			if t.tail == len(t.buf) {
 				t.sort()
 			}
+			if t.tail == len(t.buf) {
+				t.tail = 0
+			}
 			free = time.Now().Add(max(t.silence, settleTime/4))
 			continue
 		}
-		// Another master's request comes with its answer.
-		if !t.sort() || waited {
-			t.unsettled = false
-			return nil
+		t.sort()
+		switch {
+		case t.tail > 0 && !pieces:
+			// The rest of it may come later: adapters hand on frames in pieces.
+			pieces, free = true, time.Now().Add(settleTime)
+			continue
+		case t.asked && !waited:
+			// Another master's request comes with its answer.
+			waited, free = true, time.Now().Add(min(t.timeout, settleLimit))
+			continue
 		}
-		waited, free = true, time.Now().Add(min(t.timeout, settleLimit))
+		t.unsettled, t.asked, t.strict = false, false, t.tail > 0
+		t.tail = 0
+		return nil
 	}
 }
 
@@ -262,9 +301,9 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// sort looks through what was heard while no answer was awaited, and drops
-// it. It says whether the last of it was another master's request.
-func (t *rtuTransport) sort() (request bool) {
+// sort looks through what was heard while no answer was awaited. It keeps
+// what is no whole frame.
+func (t *rtuTransport) sort() {
 	l := listener{late: &t.late}
 	in := t.buf[:t.tail]
 	for {
@@ -272,11 +311,23 @@ func (t *rtuTransport) sort() (request bool) {
 		if f.kind == foundNothing {
 			break
 		}
-		request = f.kind == foundForeign && len(f.frame) == rtuRequest
+		t.note(f)
 		in = in[f.used:]
 	}
-	t.tail = 0
-	return request
+	t.tail = copy(t.buf[:], in)
+}
+
+// note remembers what another master asks: a unit's answer to it could be
+// taken for one to us. Only the answer to the last of its requests is to
+// come.
+func (t *rtuTransport) note(f found) {
+	t.asked = false
+	if f.kind != foundForeign || len(f.frame) != rtuRequest || f.frame[1] > 4 {
+		return
+	}
+	count := binary.BigEndian.Uint16(f.frame[4:])
+	t.asked = true
+	t.late.add(&call{unit: f.frame[0], function: f.frame[1], count: count}, t.timeout)
 }
 
 // await waits for the answer to c, which was sent as adu.
@@ -330,20 +381,23 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 	case foundNothing, foundLate:
 		return false, nil
 	case foundForeign:
+		t.note(f)
 		t.late.add(c, t.timeout)
 		return false, t.foreign(c, f.frame)
 	case foundDamaged:
+		// It may have been another's, and ours is still to come.
+		t.late.add(c, t.timeout)
 		return false, t.damaged("what came has a wrong checksum")
 	case foundAnswer:
 	}
 	l.echo = nil
 	other := l.another(f.frame, rest)
 	switch {
-	case f.noise > maxNoise:
+	case f.noise > maxNoise, f.noise > 0 && t.strict:
 		t.late.add(c, t.timeout)
 		return false, t.damaged(fmt.Sprintf("%d bytes that are no frame came before the answer", f.noise))
-	case t.late.backlog(c.unit):
-		if f.frame[1]&0x80 != 0 { // whosever that was
+	case t.knock, t.late.backlog(c.unit):
+		if f.frame[1]&0x80 != 0 && !t.knock { // whosever that was
 			t.late.add(c, t.timeout)
 		}
 		return false, t.hearOut(c)
@@ -407,10 +461,17 @@ func (t *rtuTransport) foreign(c *call, frame []byte) error {
 	return e
 }
 
+// errHeardOut is of a unit that was silent for long, and has spoken.
+var errHeardOut = &wireError{
+	kind: protocols.KindMalformed, err: errDamaged,
+	what: "the unit speaks again after many unanswered requests; what it said first is not believed",
+	hint: "nothing to check: it is asked again",
+}
+
 // hearOut lets a unit that was silent for long say all it has to say. None
 // of it is believed.
 func (t *rtuTransport) hearOut(c *call) error {
-	t.sort()
+	t.tail = 0
 	until := time.Now().Add(t.timeout)
 	for end := time.Now().Add(3 * t.timeout); time.Now().Before(end); {
 		heard, err := t.listen(until)
@@ -423,12 +484,13 @@ func (t *rtuTransport) hearOut(c *call) error {
 		t.sort()
 		until = time.Now().Add(t.timeout)
 	}
+	t.tail = 0
 	if u := t.late.of(c.unit); u != nil {
 		u.spoke()
 		u.overflow = false
 		t.late.prune(c.unit)
 	}
-	return t.damaged("the unit speaks again after many unanswered requests; what it said first is not believed")
+	return errHeardOut
 }
 
 // unanswered says that nothing came in time that is the answer; doubt is an

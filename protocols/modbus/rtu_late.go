@@ -110,6 +110,13 @@ func (l *lateList) prune(unit uint8) {
 	}
 }
 
+// over says that the time in which something may come late from unit is over,
+// whether or not it has spoken since.
+func (l *lateList) over(unit uint8) bool {
+	u, now := l.of(unit), l.now()
+	return u == nil || !slices.ContainsFunc(u.calls, func(e lateCall) bool { return now.Before(e.until) })
+}
+
 // backlog says that unit may be about to answer much that it was asked
 // before.
 func (l *lateList) backlog(unit uint8) bool {
