@@ -15,6 +15,9 @@ import (
 // exchanged, and get new firmware. To learn it again costs a few requests.
 const forgetAfter = 30 * 24 * time.Hour
 
+// maxHoles bounds what is kept; a device has some dozen areas.
+const maxHoles = 1000
+
 // smallestLimit is the fewest addresses that a device's limit is believed to
 // be: a shorter request that is refused has another reason.
 const smallestLimit = 8
@@ -47,9 +50,9 @@ type facts struct {
 	Window int `json:"window,omitempty"`
 	// Since is when the first of it was learnt, in Unix seconds.
 	Since int64 `json:"since"`
-	// Config is what the configuration said of the device's limits then: when
-	// that changes, what was learnt is forgotten.
-	Config string `json:"config"`
+	// Config is what the configuration says of the limits of each of the
+	// unit's devices: when that changes, what was learnt is forgotten.
+	Config map[string]string `json:"config,omitempty"`
 }
 
 // hole is the addresses from First up to, and without, End. An empty one is
@@ -113,7 +116,7 @@ func (u *unit) load(blob []byte) {
 	if age := u.now().Sub(time.Unix(f.Since, 0)); age > forgetAfter {
 		return
 	}
-	f.Holes = slices.DeleteFunc(f.Holes, func(h hole) bool {
+	f.Holes = slices.DeleteFunc(f.Holes[:min(len(f.Holes), maxHoles)], func(h hole) bool {
 		return h.Table > discrete || h.First < 0 || h.End < h.First || h.End > addresses
 	})
 	for i, n := range f.Limit {
@@ -129,15 +132,20 @@ func (u *unit) load(blob []byte) {
 
 // configured forgets what was learnt under another configuration, and what is
 // too old: the engineer, or the device's maker, may have mended it.
-func (u *unit) configured(config string, log *slog.Logger) {
-	if u.facts.Since == 0 {
-		u.facts.Config = config
+func (u *unit) configured(device, config string, log *slog.Logger) {
+	was, found := u.facts.Config[device]
+	young := u.facts.Since == 0 || u.now().Sub(time.Unix(u.facts.Since, 0)) <= forgetAfter
+	if found && was == config && young {
 		return
 	}
-	if u.facts.Config == config && u.now().Sub(time.Unix(u.facts.Since, 0)) <= forgetAfter {
+	if u.facts.Config == nil {
+		u.facts.Config = map[string]string{}
+	}
+	u.facts.Config[device] = config
+	if young && (!found || u.facts.Since == 0) {
 		return
 	}
-	u.facts = facts{Config: config}
+	u.facts = facts{Config: u.facts.Config}
 	u.largest = [4]int{}
 	u.window = newWindow(0)
 	u.version++
@@ -220,8 +228,8 @@ func (u *unit) learn(r *request) bool {
 		u.version++
 		return true
 	}
-	if end < first { // the two overlap: they are apart where the second begins
-		first = end
+	if end < first {
+		return learnt // the two overlap: no border keeps them apart
 	}
 	return u.addHole(hole{Table: r.table, First: first, End: end, Code: r.refused}) || learnt
 }
@@ -245,8 +253,7 @@ func (u *unit) addHole(h hole) bool {
 	if slices.ContainsFunc(u.facts.Holes, func(o hole) bool { return o.Table == h.Table && o.First == h.First && o.End == h.End }) {
 		return false
 	}
-	const most = 1000 // a device has some dozen areas; this bounds what is kept
-	if len(u.facts.Holes) >= most {
+	if len(u.facts.Holes) >= maxHoles {
 		return false
 	}
 	u.facts.Holes = append(u.facts.Holes, h)

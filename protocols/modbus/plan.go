@@ -20,6 +20,9 @@ type request struct {
 	pause  int              // how many scans leave it out after its next failure
 	wait   int              // how many scans still leave it out
 
+	known   bool // it was answered as a whole
+	doubted bool // it was refused since, once
+
 	// What became of it in the scan that runs.
 	answered  bool
 	refused   byte       // the exception code by which it was

@@ -67,7 +67,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	if len(s.fields) == 0 {
 		return p.result
 	}
-	s.unit.configured(s.config, s.bus.log)
+	s.unit.configured(s.device, s.config, s.bus.log)
 	s.replan()
 	p.line()
 	p.begin(s.requests[s.first])
@@ -100,19 +100,21 @@ func (s *scan) replan() {
 type pass struct {
 	*scan
 
-	ctx    context.Context //nolint:containedctx // of Read, which p does not outlive
-	out    []protocols.Reading
-	result protocols.ScanResult
-	start  time.Time
-	x      exchanger        // nil: there is no connection
-	most   int              // calls under way at once
-	flying int              // calls under way
-	over   *protocols.Error // why the rest is not asked any more
-	why    protocols.Reason // for the tags of the rest
-	silent int              // requests in a row that were answered in the last scan, but timed out in this one
-	splits int
-	busy   time.Duration // waited for a busy device
-	failed bool          // something went wrong that more requests under way may be the cause of
+	ctx     context.Context //nolint:containedctx // of Read, which p does not outlive
+	out     []protocols.Reading
+	result  protocols.ScanResult
+	start   time.Time
+	x       exchanger        // nil: there is no connection
+	most    int              // calls under way at once
+	flying  int              // calls under way
+	over    *protocols.Error // why the rest is not asked any more
+	why     protocols.Reason // for the tags of the rest
+	silent  int              // requests in a row that were answered in the last scan, but timed out in this one
+	splits  int
+	busy    time.Duration // waited for a busy device
+	failed  bool          // something went wrong that more requests under way may be the cause of
+	tooMany bool          // a request that was not answered among others was answered alone
+	before  *request      // the one that was sent before, while it is under way
 }
 
 // begin makes the transport ours; if that fails, r is not asked and the scan
@@ -215,7 +217,13 @@ func (p *pass) send(r *request) {
 	*c = call{unit: p.unit.id, function: r.table.function(), addr: r.addr, count: uint16(r.count), request: r, lim: p.unit.limits(p.lim)}
 	p.result.Requests++
 	p.flying++
-	r.together = p.most > 1
+	if p.flying > 1 {
+		r.together = true
+		if p.before != nil {
+			p.before.together = true
+		}
+	}
+	p.before = r
 	p.x.send(c)
 }
 
@@ -259,6 +267,9 @@ func (p *pass) ended(c *call) {
 		p.answered()
 		decode(r.fields, r.addr, c.data, p.out)
 		r.answered, r.failed, r.pause, r.wait = true, nil, 0, 0
+		if r.alone { // so it was the others that it did not bear
+			p.tooMany = true
+		}
 		return
 	}
 	code := exceptionCode(c.err)
@@ -312,13 +323,9 @@ func (p *pass) again(r *request, err error, code byte) bool {
 		r.damage = err
 	case isTimeoutError(err) && r.tries < p.retries && (p.healthy || p.result.Answers > 0):
 		r.tries++
-	case isTimeoutError(err) && p.auto && r.together && !r.alone:
+	case isTimeoutError(err) && p.auto && r.together && !r.alone && (p.healthy || p.result.Answers > 0):
 		// The device may not bear so many at once: this costs no reading.
-		if p.most > 1 {
-			p.most = 1
-			p.unit.window.shrink()
-		}
-		r.alone = true
+		r.alone, p.most = true, 1
 	default:
 		return false
 	}
@@ -418,7 +425,12 @@ func (p *pass) note(e *protocols.Error) {
 func (p *pass) learn() {
 	learnt, version := false, p.unit.version
 	if w := &p.unit.window; p.auto {
-		w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
+		if p.tooMany {
+			w.shrink()
+		}
+		if p.result.Answers > 0 {
+			w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
+		}
 		if w.settled && w.n != p.unit.facts.Window {
 			p.unit.facts.Window = w.n
 			p.unit.save(p.bus.log)
@@ -427,8 +439,14 @@ func (p *pass) learn() {
 	for _, r := range p.requests {
 		switch {
 		case r.answered:
+			r.known, r.doubted = true, false
 			p.unit.read(r)
-		case r.halves != nil || r.refused != 0:
+		case r.halves == nil && r.refused == 0:
+		case r.known && !r.doubted:
+			// It was answered before: a device that refuses for a moment has
+			// taught nothing. It is asked as a whole again.
+			r.doubted, r.halves = true, nil
+		default:
 			learnt = p.unit.learn(r) || learnt
 		}
 	}

@@ -310,6 +310,9 @@ func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
 			return nil, err
 		}
 	}
+	if t.another(frame) {
+		return nil, t.outOfStep("an answer with another one in it")
+	}
 	t.pending = slices.Delete(t.pending, at, at+1)
 	t.strangers = 0
 	if t.tardy == 1+int(c.unit) {
@@ -331,6 +334,21 @@ func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
 	}
 	t.held.call, t.held.size = c, copy(t.held.frame[:], frame)
 	return t.confirm()
+}
+
+// another says that frame ends with a whole one that is awaited, or was: then
+// so many bytes were missing, and another answer made up for them.
+func (t *tcpTransport) another(frame []byte) bool {
+	for at := headerBytes + 1; at+headerBytes < len(frame); at++ {
+		f := frame[at:]
+		if binary.BigEndian.Uint16(f[2:]) != 0 || int(binary.BigEndian.Uint16(f[4:])) != len(f)-(headerBytes-1) {
+			continue
+		}
+		if id := binary.BigEndian.Uint16(f); t.find(id) >= 0 || t.isLost(id) {
+			return true
+		}
+	}
+	return false
 }
 
 // confirm returns the answer that is held, if a frame begins behind it; nil:

@@ -10,6 +10,10 @@ const (
 	windowGain = 1.2
 )
 
+// maxBroken is how many scans in a row may fail in the middle until the number
+// of requests under way is taken for the reason.
+const maxBroken = 2
+
 // window finds out how many requests a unit bears at once (max_inflight:
 // auto). It begins with one, and doubles the number while that brings more.
 // A device that leaves a request of several without an answer is asked for
@@ -21,6 +25,7 @@ type window struct {
 	scans   int     // whole ones with n
 	rate    float64 // the best with n, in requests a second
 	before  float64 // the best with half of n
+	broken  int     // scans in a row that were not whole
 }
 
 func newWindow(settled int) window {
@@ -44,11 +49,13 @@ func (w *window) scanned(requests int, whole bool, at int, took time.Duration) {
 		return
 	}
 	if !whole {
-		if w.n > 1 {
+		// Once may be bad luck; a device that closes the connection does so again.
+		if w.broken++; w.broken >= maxBroken && w.n > 1 {
 			w.shrink()
 		}
 		return
 	}
+	w.broken = 0
 	w.scans++
 	w.rate = max(w.rate, float64(requests)/max(took.Seconds(), 1e-6))
 	if w.scans < windowScans {
