@@ -95,7 +95,7 @@ ANSWERS ?= 1000000
 
 .PHONY: answers
 answers: ## have ANSWERS=1000000 answers of faulty Modbus devices looked at (some minutes)
-	@MILLRACE_ANSWERS=$(ANSWERS) go test -v -count 1 -timeout 0 -parallel 16 -run NeverAWrongValue ./protocols/modbus | grep -v -e '^=== '
+	@MILLRACE_ANSWERS=$(ANSWERS) go test -v -count 1 -timeout 0 -parallel 32 -run NeverAWrongValue ./protocols/modbus | grep -v -e '^=== '
 
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"strings"
 
 	"millrace/protocols"
 )
@@ -11,6 +12,7 @@ import (
 func (l *loader) checkBuses(devices []*deviceDraft) {
 	first := map[string]*deviceDraft{} // by the bus
 	second := map[string]*deviceDraft{}
+	places := map[string]*deviceDraft{} // by the bus without its scheme
 	for _, dev := range devices {
 		driver, ok := l.drivers[dev.Driver]
 		if !ok || dev.Driver != modbusDriver || !dev.Enabled || dev.Endpoint == "" {
@@ -21,6 +23,11 @@ func (l *loader) checkBuses(devices []*deviceDraft) {
 			l.checkLine(driver, other, dev)
 		} else {
 			first[bus] = dev
+			_, place, _ := strings.Cut(bus, "://")
+			if other := places[place]; other != nil {
+				l.checkScheme(other, dev)
+			}
+			places[place] = dev
 		}
 		if dev.Modbus.Fallback == "" {
 			continue
@@ -29,6 +36,34 @@ func (l *loader) checkBuses(devices []*deviceDraft) {
 			l.checkFallback(driver, other, dev)
 		} else {
 			second[bus] = dev
+		}
+	}
+	l.checkPlaces(devices, first)
+}
+
+// checkScheme refuses two ways to speak to one place: they would be two
+// masters on one line.
+func (l *loader) checkScheme(other, dev *deviceDraft) {
+	if n := dev.node.get("endpoint"); n != nil && !n.bad {
+		l.problem(n.pos, "endpoint: %s (line %d) has the same address with another scheme: one of the two is wrong (tcp:// for Modbus TCP, rtu+tcp:// for a device server that passes bytes on)",
+			showID(other), other.node.pos.Line)
+	}
+}
+
+// checkPlaces refuses a fallback that is another device's endpoint: each
+// would have a connection of its own to it.
+func (l *loader) checkPlaces(devices []*deviceDraft, first map[string]*deviceDraft) {
+	for _, dev := range devices {
+		driver, ok := l.drivers[dev.Driver]
+		n := dev.node.get("fallback")
+		if !ok || dev.Driver != modbusDriver || !dev.Enabled || dev.Modbus.Fallback == "" || n == nil || n.bad {
+			continue
+		}
+		there := dev.Device
+		there.Endpoint = dev.Modbus.Fallback
+		if other := first[driver.BusKey(&there)]; other != nil && driver.BusKey(&there) != driver.BusKey(&dev.Device) {
+			l.problem(n.pos, "fallback: it is the endpoint of %s (line %d): an address belongs to one device; write both devices with the same endpoint and the same fallback if they are the same PLC or gateway",
+				showID(other), other.node.pos.Line)
 		}
 	}
 }

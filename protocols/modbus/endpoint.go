@@ -86,7 +86,11 @@ func parseHostPort(u *url.URL, want string) (string, error) {
 	if err != nil || n == 0 {
 		return "", fmt.Errorf("port %q is not a number from 1 to 65535: %s", port, want)
 	}
-	return net.JoinHostPort(strings.ToLower(u.Hostname()), strconv.FormatUint(n, 10)), nil
+	host := strings.ToLower(u.Hostname())
+	if ip, err := netip.ParseAddr(host); err == nil {
+		host = ip.String() // [::1] and [0:0:0:0:0:0:0:1] are one
+	}
+	return net.JoinHostPort(host, strconv.FormatUint(n, 10)), nil
 }
 
 // validHost says that s may be an IP address or a name.

@@ -49,6 +49,10 @@ func rtuFaults(timeout time.Duration) []modbustest.Fault {
 		{Foreign: foreign(10), ForeignWhen: modbustest.BeforeAnswer},
 		{Foreign: foreign(1, 10), ForeignWhen: modbustest.AfterAnswer},
 		{Foreign: foreign(10), ForeignWhen: modbustest.MidWait, Delay: timeout / 8},
+		{Foreign: foreign(2), ForeignWhen: modbustest.MidWait, Delay: timeout * 2 / 3},
+		{Foreign: foreign(9, 1), ForeignWhen: modbustest.MidWait, Delay: 2 * timeout},
+		{BadCRC: true, Twice: true},
+		{BadCRC: true, Late: timeout / 2},
 		{Foreign: foreign(1), ForeignWhen: modbustest.BeforeAnswer, Drop: true},
 		{Reset: true},
 	}
@@ -61,7 +65,7 @@ func rtuFaults(timeout time.Duration) []modbustest.Fault {
 func TestNeverAWrongValueRTU(t *testing.T) {
 	t.Parallel()
 	for _, link := range []string{"line", "echo", "tcp"} {
-		for seed := range uint64(2) {
+		for seed := range connections(2, 8) {
 			t.Run(fmt.Sprint(link, seed), func(t *testing.T) {
 				t.Parallel()
 				neverWrongRTU(t, link, seed)
@@ -72,8 +76,9 @@ func TestNeverAWrongValueRTU(t *testing.T) {
 
 func neverWrongRTU(t *testing.T, link string, seed uint64) {
 	t.Helper()
-	const timeout = 8 * time.Millisecond
-	n := faultyAnswers(t, 400, 0.06, 6)
+	// Longer than the quiet that follows on trouble: late answers come behind it.
+	const timeout = 30 * time.Millisecond
+	n := faultyAnswers(t, 250, 0.3, 3*int(connections(2, 8)))
 	s := modbustest.NewServer()
 	t.Cleanup(func() { _ = s.Close() })
 	u := s.Unit(1)
@@ -84,10 +89,7 @@ func neverWrongRTU(t *testing.T, link string, seed uint64) {
 	d.Endpoint = rtuEndpoint(t, s, link, seed)
 	d.Timeout = timeout
 	for i := range 2000 {
-		typ := "uint16[10]"
-		if i%3 == 0 {
-			typ = "uint16[1]"
-		}
+		typ := [...]string{"uint16[10]", "uint16[1]", "uint16[2]", "uint16[9]"}[i%4]
 		d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprintf("hr:%d", 10*i), Type: typ})
 	}
 	b := connectPatiently(t, d)
