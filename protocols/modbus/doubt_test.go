@@ -89,6 +89,23 @@ func TestMisleadingLines(t *testing.T) {
 			}
 			send(40*ms, addressed(addr, count))
 		},
+		// Two masters ask at once: their requests spoil each other, and the unit
+		// answers the other one.
+		"two requests at the same moment": func(i, addr, count int, send sender) {
+			if i == 0 {
+				send(ms, append([]byte{0xd1, 3, 0x57, 0, 0xf0, 1, 0x94, 0x0a}, addressed(0x5000, count)...))
+				return
+			}
+			send(40*ms, addressed(addr, count))
+		},
+		// An exception belongs to the request before.
+		"a late exception": func(i, addr, count int, send sender) {
+			if i == 0 {
+				send(340*ms, withCRC(1, 0x83, 2))
+				return
+			}
+			send(120*ms, addressed(addr, count))
+		},
 		"twice in one piece": func(_, addr, count int, send sender) {
 			f := addressed(addr, count)
 			send(ms, append(f[:len(f):len(f)], f...))
@@ -106,6 +123,9 @@ func TestMisleadingLines(t *testing.T) {
 			for range 3 {
 				out, _ := read(t.Context(), sc, 4)
 				for i, r := range out {
+					if r.Reason == protocols.IllegalAddress {
+						t.Errorf("register %d is refused", 1000*i)
+					}
 					if r.Quality != protocols.Good {
 						continue
 					}
@@ -119,6 +139,49 @@ func TestMisleadingLines(t *testing.T) {
 				t.Errorf("only %d of 12 are good", good)
 			}
 		})
+	}
+}
+
+// A device server that was cut off gives all its line has answered when it is
+// back, one after the other.
+func TestBacklogOfALine(t *testing.T) {
+	t.Parallel()
+	var heap [][]byte
+	d := newDevice("", "hr:0", "hr:1000", "hr:2000", "hr:3000")
+	for range 3 {
+		d.Tags = append(d.Tags, protocols.Tag{Address: "hr:5000", Type: "uint16[10]"})
+	}
+	d.Endpoint = scriptedLine(t, func(i int, _ uint8, addr, count int, send func(time.Duration, []byte)) {
+		if i < 60 {
+			heap = append(heap, addressed(addr, count))
+			return
+		}
+		for n, f := range heap {
+			send(time.Duration(n)*time.Millisecond/2, f)
+		}
+		send(time.Duration(len(heap))*time.Millisecond/2, addressed(addr, count))
+		heap = nil
+	})
+	d.Timeout = 10 * time.Millisecond
+	_, sc := openScan(t, d)
+	for range 60 {
+		read(t.Context(), sc, len(d.Tags))
+	}
+	sc.pace.timeout = 200 * time.Millisecond
+	good := 0
+	for range 8 {
+		out, _ := read(t.Context(), sc, len(d.Tags))
+		for i, r := range out[:4] {
+			if r.Quality == protocols.Good {
+				good++
+				if r.Value.AsUint() != uint64(1000*i) {
+					t.Errorf("register %d reads %s", 1000*i, text(r))
+				}
+			}
+		}
+	}
+	if good < 12 {
+		t.Errorf("only %d of 32 are good", good)
 	}
 }
 
