@@ -131,6 +131,8 @@ func parseEndpoint(s, schemes string) (string, error) {
 	case ok:
 	case strings.HasPrefix(s, "/dev/"):
 		return "", hint("write rtu://" + s)
+	case strings.HasPrefix(strings.ToLower(s), "com"), strings.HasPrefix(s, "tty"):
+		return "", hint("a serial port is written rtu:///dev/ttyUSB0, or by the name that ls /dev/serial/by-id shows")
 	case !strings.ContainsAny(s, "/ "):
 		return "", hint("write " + schemes + " before it")
 	default:

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"millrace/protocols"
@@ -152,6 +153,10 @@ func oneOfAll(names []string) string {
 // fieldError reports what a driver found, where nothing was found before:
 // a driver cannot know that a value is empty because it was refused.
 func (l *loader) fieldError(dev *deviceDraft, fe *protocols.FieldError) {
+	// One mistake is told once: a time zone that was refused is not missing.
+	if z := dev.node.get("time_zone"); z != nil && z.bad && strings.Contains(fe.Text, "time_zone") {
+		return
+	}
 	if fe.Tag >= 0 && fe.Tag < len(dev.Tags) {
 		if dev.badCells[cell{fe.Tag, fe.Field}] {
 			return

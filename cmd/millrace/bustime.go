@@ -157,8 +157,9 @@ func deadCounts(units int) []int {
 func roundIntervals() []time.Duration {
 	const ms = time.Millisecond
 	return []time.Duration{
-		10 * ms, 20 * ms, 50 * ms, 100 * ms, 200 * ms, 500 * ms,
-		time.Second, 2 * time.Second, 5 * time.Second, 10 * time.Second, 20 * time.Second, 30 * time.Second,
+		10 * ms, 20 * ms, 50 * ms, 100 * ms, 200 * ms, 300 * ms, 500 * ms,
+		time.Second, 1500 * ms, 2 * time.Second, 3 * time.Second, 4 * time.Second, 5 * time.Second,
+		6 * time.Second, 8 * time.Second, 10 * time.Second, 15 * time.Second, 20 * time.Second, 30 * time.Second,
 		time.Minute, 2 * time.Minute, 5 * time.Minute, 10 * time.Minute, 20 * time.Minute, 30 * time.Minute, time.Hour,
 	}
 }

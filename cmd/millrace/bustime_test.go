@@ -100,9 +100,9 @@ func TestShortest(t *testing.T) {
 	}{
 		{scansLike(time.Millisecond, 9e6), 10 * time.Millisecond},
 		{scansLike(time.Millisecond, 9.6e6), 20 * time.Millisecond}, // a twentieth is left for probes
-		{scansLike(time.Second, 700e6, 700e6), 2 * time.Second},
+		{scansLike(time.Second, 700e6, 700e6), 1500 * time.Millisecond},
 		{scansLike(time.Second, 1900e6), 2 * time.Second},
-		{scansLike(time.Second, 1901e6), 5 * time.Second},
+		{scansLike(time.Second, 1901e6), 3 * time.Second},
 		// What is asked less often is left as it is.
 		{append(scansLike(100*time.Millisecond, 150e6), scansLike(10*time.Second, 2e9)...), 200 * time.Millisecond},
 		{scansLike(time.Second, 3500*time.Second), 0},
@@ -178,7 +178,7 @@ func TestOnlyTheDeadAreTooMuch(t *testing.T) {
 	cfg := meterLine(t, 21, `turnaround: 5900us, tags: [{name: a, address: "input:0", type: "uint16[10]"}]`)
 	_, buses := readPlans(cfg)
 	text := buses[0].text()
-	if buses[0].Load > 1 || !strings.Contains(text, "WARNING: while a unit is dead") || !strings.Contains(text, "With no interval below 2s") {
+	if buses[0].Load > 1 || !strings.Contains(text, "WARNING: while a unit is dead") || !strings.Contains(text, "With no interval below 1.5s") {
 		t.Errorf("load %v:\n%s", buses[0].Load, text)
 	}
 }

@@ -61,7 +61,7 @@ func (b *fieldBus) scansOf(d *protocols.Device) []busScan {
 	for _, g := range tagsByInterval(d) {
 		requests := b.driver.Requests(d, g.tags)
 		scans = append(scans, busScan{
-			unit: b.driver.UnitKey(d), interval: g.interval, timeout: d.Timeout, requests: len(requests), took: p.scan(requests),
+			unit: b.driver.UnitKey(d), interval: g.interval, timeout: d.Timeout * time.Duration(1+d.Modbus.Retries), requests: len(requests), took: p.scan(requests),
 		})
 	}
 	return scans
@@ -148,8 +148,11 @@ func (r *busReport) text() string {
 		fmt.Fprintf(&b, " (at first %s more for each)", msText(r.Dead[0].NoticeMS))
 	}
 	b.WriteString("\n")
-	if r.serial && !r.speedKnown {
+	switch {
+	case r.serial && !r.speedKnown:
 		b.WriteString("  the serial line behind it is not in these figures: set turnaround to what an answer takes there\n")
+	case !r.serial && r.Units > 1:
+		b.WriteString("  if these units are on a serial line behind a gateway, that is not in these figures: set turnaround to what an answer takes there\n")
 	}
 	r.warn(&b)
 	return b.String()

@@ -27,8 +27,11 @@ type bus struct {
 	memory    protocols.Memory
 	units     map[uint8]*unit
 	heard     bool // something was answered on this connection
-	// unanswered is how many scans in a row, whosever, got no answer.
+	spoke     bool // something was ever answered
+	// unanswered is how many scans in a row, whosever, got no answer, and
+	// silent the units that they were of.
 	unanswered int
+	silent     map[uint8]bool
 	told       bool // that the fallback is in use
 }
 
@@ -92,6 +95,17 @@ func (b *bus) Close() error {
 	}
 	b.heard = true // closing twice is closing once
 	return err
+}
+
+// note takes in whether a scan of a unit was answered.
+func (b *bus) note(u *unit, answered bool) {
+	if answered {
+		b.unanswered, u.spoke, b.spoke = 0, true, true
+		clear(b.silent)
+		return
+	}
+	b.unanswered++
+	b.silent[u.id] = true
 }
 
 // Plan implements protocols.Bus.

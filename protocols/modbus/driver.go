@@ -88,6 +88,7 @@ func (dr *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 		log:       dr.log,
 		memory:    dr.memory,
 		units:     map[uint8]*unit{},
+		silent:    map[uint8]bool{},
 		heard:     true,
 	}
 	for _, e := range b.endpoints {

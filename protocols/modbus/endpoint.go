@@ -79,7 +79,11 @@ func parseHostPort(u *url.URL, want string) (string, error) {
 		return "", fmt.Errorf("%q has more than a host and a port: %s", u.Redacted(), want)
 	}
 	port := u.Port()
-	if port == "" {
+	switch {
+	case port != "":
+	case strings.HasPrefix(want, "expected rtu+tcp"):
+		return "", fmt.Errorf("%q names no port: device servers have no usual one, look it up on its page; %s", u.Redacted(), want)
+	default:
 		port = defaultPort
 	}
 	n, err := strconv.ParseUint(port, 10, 16)
@@ -121,6 +125,9 @@ func parseSerial(u *url.URL) (endpoint, error) {
 		return endpoint{}, fmt.Errorf("%q is a name of Windows: here serial ports are files, listed by ls /dev/serial/by-id /dev/tty[SU]*: %s", u.Redacted(), want)
 	case u.Host != "":
 		three := url.URL{Scheme: "rtu", Path: "/" + u.Host + u.Path, RawQuery: u.RawQuery}
+		if u.Path == "" { // a name alone
+			three.Path = "/dev/" + u.Host
+		}
 		return endpoint{}, fmt.Errorf("%q has two slashes before the port's path: write three, %s", u.Redacted(), three.String())
 	case u.User != nil || u.Fragment != "":
 		return endpoint{}, fmt.Errorf("%q has more than a path and settings: %s", u.Redacted(), want)

@@ -40,7 +40,7 @@ func explain(code byte) exception {
 	case excFunction:
 		return exception{protocols.IllegalFunction, "illegal function", "the device has no such table: try holding for input, or coil for discrete, and the other way round"}
 	case excAddress:
-		return exception{protocols.IllegalAddress, "illegal data address", "check the address and the address base (zero or one based: holding:100 is 40101)"}
+		return exception{protocols.IllegalAddress, "illegal data address", "check the address, the address base (zero or one based: holding:100 is 40101), and the table (holding or input?)"}
 	case excValue:
 		return exception{protocols.IllegalValue, "illegal data value", "check the address; if the device can't give so many registers at once, set max_registers"}
 	case excFailure:
@@ -60,6 +60,9 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 	asked := fmt.Sprintf("%s, unit %d: asked for %s (function %d): ", s.bus.endpoint, s.unit.id, r, r.table.function())
 	if refused, ok := errors.AsType[*gomodbus.ModbusError](err); ok {
 		e := explain(refused.ExceptionCode)
+		if refused.ExceptionCode == excAddress {
+			e.hint = r.meant() + e.hint
+		}
 		return &protocols.Error{
 			Kind: protocols.KindRefused, Reason: e.reason, Err: err, Alike: e.what,
 			Text: fmt.Sprintf("%sthe answer was exception %d (%s): %s", asked, refused.ExceptionCode, e.what, e.hint),
@@ -93,8 +96,11 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 // the line where none of several does.
 func (s *scan) silenceHint() string {
 	line := s.bus.endpoints[s.bus.at]
-	all := len(s.bus.units) > 1 && s.bus.unanswered >= 2*len(s.bus.units)
+	silent := len(s.bus.silent)
+	all := silent > 1 && s.bus.unanswered >= 2*silent
 	switch {
+	case s.unit.spoke && !all:
+		return "it answered before: is it switched on, and is its cable plugged in?"
 	case all && line.kind == linkSerial:
 		return fmt.Sprintf("nobody on this line answers: is its cable plugged in, are the wires (A and B) right, do the devices have %s, too?", line.line)
 	case all:
@@ -102,7 +108,26 @@ func (s *scan) silenceHint() string {
 	case line.kind == linkSerial:
 		return fmt.Sprintf("is unit id %d right, is the device switched on, are the wires (A and B) right, and does it have %s, too?", s.unit.id, line.line)
 	}
-	return fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit.id)
+	hint := fmt.Sprintf("is unit id %d right, and is the device behind it switched on?", s.unit.id)
+	switch {
+	case s.bus.spoke: // so it is the right protocol
+	case line.kind == linkTCP:
+		hint += " Or does this address pass serial frames on as they are? Then write rtu+tcp://"
+	case line.kind == linkRTUTCP:
+		hint += " Or does this address speak Modbus TCP? Then write tcp://"
+	}
+	return hint
+}
+
+// meant is a question for those who wrote a Modicon number behind a table's
+// name.
+func (r *request) meant() string {
+	first := int(r.addr)
+	if digit := first / 10000; r.fields[0].form != named || first < 1 || first%10000 == 0 || digit > 4 ||
+		digit != int(r.table.modicon()-'0') || r.table == coil {
+		return ""
+	}
+	return fmt.Sprintf("%s:%d counts from zero: did you mean %d (%s:%d)? Otherwise ", r.table, first, first, r.table, first%10000-1)
 }
 
 // connectError puts into words why no connection could be made.

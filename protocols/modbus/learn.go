@@ -34,6 +34,7 @@ type unit struct {
 	version int    // counts up with what is learnt
 	largest [4]int // the longest request that was answered, by table
 	window  window
+	spoke   bool // it has answered in this run
 }
 
 // facts are what a unit has shown that it can't do.
@@ -277,7 +278,7 @@ func (u *unit) advice(d *protocols.Device, fields []field) []string {
 		}
 	}
 	for _, h := range u.facts.Holes {
-		if text := u.holeAdvice(h, configured, fields); text != "" {
+		if text := u.holeAdvice(h, configured, d, fields); text != "" {
 			all = append(all, text)
 		}
 	}
@@ -303,14 +304,14 @@ func (u *unit) seeks(t table, d *protocols.Device, fields []field) bool {
 	return false
 }
 
-func (u *unit) holeAdvice(h hole, configured limits, fields []field) string {
+func (u *unit) holeAdvice(h hole, configured limits, d *protocols.Device, fields []field) string {
 	n := h.End - h.First
 	switch {
 	case h.Tag:
 		for i := range fields {
 			if f := &fields[i]; f.table == h.Table && int(f.addr) >= h.First && f.end() <= h.End {
-				return fmt.Sprintf("unit %d refuses %s (exception %d), which a tag reads: check that tag's address, or remove it",
-					u.id, span(h.Table, uint16(h.First), n, f.form), h.Code)
+				return fmt.Sprintf("unit %d refuses %s (exception %d), which the tag %s reads: check its address and table, or remove it",
+					u.id, span(h.Table, uint16(h.First), n, f.form), h.Code, d.Tags[f.out].Name)
 			}
 		}
 	case n == 0:

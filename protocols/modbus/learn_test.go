@@ -158,7 +158,7 @@ func TestRefusedTagIsAdvised(t *testing.T) {
 		wantError(t, res.Err, protocols.KindRefused, protocols.IllegalAddress, "40008 ")
 	}
 	advice := b.(protocols.Adviser).Advice(d)
-	if len(advice) != 1 || !strings.Contains(advice[0], "refuses 40008 (exception 2), which a tag reads") {
+	if len(advice) != 1 || !strings.Contains(advice[0], "refuses 40008 (exception 2), which the tag 40008 reads") {
 		t.Errorf("the advice is %q", advice)
 	}
 	u.Holding.Refuse(7, 0)

@@ -79,9 +79,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		s.first = 0
 	}
 	s.healthy = p.result.Answers > 0
-	if s.bus.unanswered++; s.healthy {
-		s.bus.unanswered = 0
-	}
+	s.bus.note(s.unit, s.healthy)
 	p.learn()
 	return p.result
 }

@@ -4,8 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 	"unsafe"
 
@@ -169,9 +172,9 @@ func openError(path string, err error) error {
 	var text string
 	switch {
 	case errors.Is(err, unix.ENOENT), errors.Is(err, unix.ENODEV), errors.Is(err, unix.ENXIO):
-		text = fmt.Sprintf("there is no serial port %s: is the adapter plugged in, and may this service see it (systemd: PrivateDevices)?%s", path, otherPorts())
+		text = fmt.Sprintf("there is no serial port %s: is the adapter plugged in?%s", path, otherPorts())
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		text = fmt.Sprintf("%s may not be opened by this user: add the user to the group that owns it (on Debian: usermod -aG dialout USER)", path)
+		text = fmt.Sprintf("%s may not be opened by this user%s: add the user to its group (on Debian: usermod -aG dialout USER), and start the agent anew", path, ownerOf(path))
 	case errors.Is(err, unix.EBUSY):
 		text = inUse(path)
 	default:
@@ -185,12 +188,36 @@ func inUse(port string) string {
 	return "another program uses " + port + ", or another device of this configuration by another name of it: stop it, or write the same name"
 }
 
+// ownerOf says whose path is, for those who may not open it.
+func ownerOf(path string) string {
+	st, err := os.Stat(path)
+	if err != nil {
+		return ""
+	}
+	sys, ok := st.Sys().(*syscall.Stat_t)
+	if !ok {
+		return ""
+	}
+	group := strconv.Itoa(int(sys.Gid))
+	if g, err := user.LookupGroupId(group); err == nil {
+		group = g.Name
+	}
+	return fmt.Sprintf(" (it belongs to the group %s, with the rights %s)", group, st.Mode().Perm())
+}
+
 // otherPorts names the serial ports that are plugged in, by the names that
-// stay.
+// stay if there are such.
 func otherPorts() string {
 	found, err := filepath.Glob(byID + "/*")
 	if err != nil || len(found) == 0 {
-		return ""
+		for _, pattern := range []string{"/dev/ttyUSB*", "/dev/ttyACM*", "/dev/ttyAMA*"} {
+			if more, err := filepath.Glob(pattern); err == nil {
+				found = append(found, more...)
+			}
+		}
+	}
+	if len(found) == 0 {
+		return " No adapter is to be seen on this machine (a systemd service sees none with PrivateDevices=yes)"
 	}
 	const most = 4
 	more := ""
