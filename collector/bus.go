@@ -362,7 +362,7 @@ func (b *bus) mustWait(g *group, now time.Time) bool {
 // its turn. The one that is interrupted keeps its share of the time: it lends
 // to each of the others what it has used itself.
 func (b *bus) othersDue() bool {
-	if len(b.turns) > maxNested || len(b.updates) > 0 {
+	if len(b.sched) < 2 || len(b.turns) > maxNested || len(b.updates) > 0 {
 		return false // let what is under way come to its end
 	}
 	now := b.now()

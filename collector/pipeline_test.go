@@ -103,10 +103,10 @@ func TestPhases(t *testing.T) {
 	var early int
 	for i := range 1000 {
 		p := phaseOf(string(rune('a'+i%26))+string(rune('0'+i/26)), time.Second, 1000)
-		if p < 0 || p >= 256*time.Millisecond {
+		if p < 0 || p >= 512*time.Millisecond {
 			t.Fatalf("phase %v", p)
 		}
-		if p < 128*time.Millisecond {
+		if p < 256*time.Millisecond {
 			early++
 		}
 	}

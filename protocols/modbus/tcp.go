@@ -310,7 +310,7 @@ func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
 			return nil, err
 		}
 	}
-	if t.another(frame) {
+	if (len(t.pending) > 1 || t.lostCount > 0) && t.another(frame) {
 		return nil, t.outOfStep("an answer with another one in it")
 	}
 	t.pending = slices.Delete(t.pending, at, at+1)
