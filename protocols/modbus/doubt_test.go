@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 // returns the endpoint.
 func scriptedLine(t *testing.T, script func(i int, unit uint8, addr, count int, send func(after time.Duration, frame []byte))) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // closed by the test
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -108,7 +109,7 @@ func TestMisleadingLines(t *testing.T) {
 		},
 		"twice in one piece": func(_, addr, count int, send sender) {
 			f := addressed(addr, count)
-			send(ms, append(f[:len(f):len(f)], f...))
+			send(ms, append(slices.Clip(f), f...))
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

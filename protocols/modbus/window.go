@@ -50,7 +50,8 @@ func (w *window) scanned(requests int, whole bool, at int, took time.Duration) {
 	}
 	if !whole {
 		// Once may be bad luck; a device that closes the connection does so again.
-		if w.broken++; w.broken >= maxBroken && w.n > 1 {
+		w.broken++
+		if w.broken >= maxBroken && w.n > 1 {
 			w.shrink()
 		}
 		return
