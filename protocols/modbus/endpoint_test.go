@@ -39,7 +39,7 @@ func TestParseSerialEndpoint(t *testing.T) {
 		},
 		{"rtu:///dev/ttyS2?rs485=off", endpoint{linkSerial, "/dev/ttyS2", plain}, "rtu:///dev/ttyS2 (9600 8N1)"},
 		{"rtu+tcp://Moxa-1:4001", endpoint{kind: linkRTUTCP, addr: "moxa-1:4001"}, "rtu+tcp://moxa-1:4001"},
-		{"rtu+tcp://[2001:db8::1]", endpoint{kind: linkRTUTCP, addr: "[2001:db8::1]:502"}, "rtu+tcp://[2001:db8::1]:502"},
+		{"rtu+tcp://[2001:DB8:0::1]:26", endpoint{kind: linkRTUTCP, addr: "[2001:db8::1]:26"}, "rtu+tcp://[2001:db8::1]:26"},
 	}
 	for _, tc := range tests {
 		got, err := parseEndpoint(tc.text)
