@@ -130,7 +130,7 @@ func (t *rtuTransport) end() { t.watch.end() }
 
 func (t *rtuTransport) send(c *call) { t.current = c }
 
-// receive implements transport.
+// receive implements exchanger.
 func (t *rtuTransport) receive() *call {
 	c := t.current
 	t.current = nil
@@ -140,7 +140,7 @@ func (t *rtuTransport) receive() *call {
 	return c
 }
 
-// idle implements transport.
+// idle implements exchanger.
 func (t *rtuTransport) idle(d time.Duration) error {
 	if t.port == nil {
 		return errNotConnected

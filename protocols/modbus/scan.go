@@ -60,7 +60,7 @@ func (s *scan) OnPause(others func() bool, give func()) { s.others, s.give = oth
 
 // Read implements protocols.Scan.
 func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.ScanResult {
-	p := pass{scan: s, ctx: ctx, out: out, most: maxWindow, start: time.Now()}
+	p := pass{scan: s, ctx: ctx, out: out, most: maxWindow, start: time.Now(), knew: s.unit.version}
 	if s.auto {
 		p.most = s.unit.window.n
 	}
@@ -102,6 +102,7 @@ type pass struct {
 	out     []protocols.Reading
 	result  protocols.ScanResult
 	start   time.Time
+	knew    int              // the version of what was known of the unit before
 	x       exchanger        // nil: there is no connection
 	most    int              // calls under way at once
 	flying  int              // calls under way
@@ -421,7 +422,7 @@ func (p *pass) note(e *protocols.Error) {
 
 // learn keeps what this pass has shown of the unit.
 func (p *pass) learn() {
-	learnt, version := false, p.unit.version
+	learnt := false
 	if w := &p.unit.window; p.auto {
 		if p.tooMany {
 			w.shrink()
@@ -448,7 +449,7 @@ func (p *pass) learn() {
 			learnt = p.unit.learn(r) || learnt
 		}
 	}
-	if learnt || p.unit.version != version {
+	if learnt || p.unit.version != p.knew { // or forgotten
 		p.unit.save(p.bus.log)
 		p.result.Learnt = true
 		return

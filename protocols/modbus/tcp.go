@@ -195,7 +195,7 @@ func (t *tcpTransport) clear() error {
 	return t.dropWaiting()
 }
 
-// idle implements transport. What arrives meanwhile is no answer, whatever
+// idle implements exchanger. What arrives meanwhile is no answer, whatever
 // its id.
 func (t *tcpTransport) idle(d time.Duration) error {
 	if t.conn == nil {
@@ -228,7 +228,7 @@ func (t *tcpTransport) setDeadline(d time.Duration) error {
 	return err
 }
 
-// receive implements transport.
+// receive implements exchanger.
 func (t *tcpTransport) receive() *call {
 	for len(t.ended) == 0 {
 		held := t.held.call
