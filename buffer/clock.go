@@ -16,7 +16,7 @@ const (
 	watchEvery   = time.Minute      // the writer looks at the clocks at least so often
 	retellEvery  = time.Minute      // a clock that is set again and again is logged so often
 	sampleApart  = time.Millisecond // and appending does at most so often
-	readTogether = 5 * time.Millisecond
+	readTogether = 200 * time.Microsecond
 	readTries    = 8
 
 	bootFile = "/proc/sys/kernel/random/boot_id"
@@ -142,7 +142,7 @@ func (b *Buffer) observe() (mono int64) {
 		return since.Milliseconds()
 	}
 	wall := b.o.Now()
-	if c.mine.IsStep(since.Milliseconds(), offset(since, wall)) {
+	if c.at == 0 || c.mine.IsStep(since.Milliseconds(), offset(since, wall)) {
 		since, wall = b.readTogether()
 	}
 	mono = since.Milliseconds()
@@ -159,7 +159,8 @@ func offset(since time.Duration, wall time.Time) int64 {
 	return (wall.UnixNano() - int64(since)) / int64(time.Millisecond)
 }
 
-// readTogether reads both clocks again where they seem to have moved apart.
+// readTogether reads both clocks again at the start, and where they seem to
+// have moved apart: what they are apart then corrects times.
 // The goroutine may have waited for the processor between the two; and the
 // machine may have been suspended, which Go's monotonic clock does not count.
 func (b *Buffer) readTogether() (since time.Duration, wall time.Time) {

@@ -336,15 +336,27 @@ func (t *tcpTransport) accept(at int, frame []byte) (*call, error) {
 	return t.confirm()
 }
 
-// another says that frame ends with a whole one that is awaited, or was: then
-// so many bytes were missing, and another answer made up for them.
+// another says that another answer made up for bytes that are missing in
+// frame: that it begins in it, with an id that is awaited, or was; or that
+// frame ends with a whole one whose id or protocol is wrong, and all else as
+// in an answer of the same unit.
 func (t *tcpTransport) another(frame []byte) bool {
-	for at := headerBytes + 1; at+headerBytes < len(frame); at++ {
+	unit := frame[headerBytes-1]
+	for at := headerBytes + 1; at+headerBytes <= len(frame); at++ {
 		f := frame[at:]
-		if binary.BigEndian.Uint16(f[2:]) != 0 || int(binary.BigEndian.Uint16(f[4:])) != len(f)-(headerBytes-1) {
+		if f[headerBytes-1] != unit || f[4] != 0 {
 			continue
 		}
-		if id := binary.BigEndian.Uint16(f); t.find(id) >= 0 || t.isLost(id) {
+		if binary.BigEndian.Uint16(f[2:]) == 0 {
+			if id := binary.BigEndian.Uint16(f); t.find(id) >= 0 || t.isLost(id) {
+				return true
+			}
+		}
+		if int(f[5]) != len(f)-(headerBytes-1) || len(f) < headerBytes+3 {
+			continue
+		}
+		function, data := f[headerBytes], f[headerBytes+1:]
+		if function >= 1 && function <= 4 && int(data[0]) == len(data)-1 {
 			return true
 		}
 	}
