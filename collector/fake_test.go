@@ -91,6 +91,8 @@ func (b *fakeBus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) 
 	return &fakeScan{driver: b.driver, dev: d, tags: tags}, nil
 }
 
+func (b *fakeBus) Unsubscribe(context.Context, *protocols.Device) {}
+
 func (b *fakeBus) Subscribe(_ context.Context, d *protocols.Device, tags []int) error {
 	if b.driver.subscribe != nil {
 		if err := b.driver.subscribe(d); err != nil {

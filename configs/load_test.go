@@ -81,6 +81,7 @@ devices:
 	robot.Timeout = 5 * time.Second
 	robot.Modbus = protocols.ModbusOptions{}
 	robot.OPCUA = protocols.OPCUAOptions{
+		History: 24 * time.Hour, Profile: "auto",
 		Subscribe: true, SecurityPolicy: "Basic256Sha256", SecurityMode: "SignAndEncrypt",
 		Trust: filepath.Join(dir, "pki", "trusted"),
 	}
@@ -153,6 +154,7 @@ func TestEveryKey(t *testing.T) {
 		}
 	}
 	same(t, "robot-7", c.Devices[1].OPCUA, protocols.OPCUAOptions{
+		History: 24 * time.Hour, Profile: "auto",
 		SecurityPolicy: "Basic256Sha256", SecurityMode: "Sign", Username: "u", Password: "12345", Trust: "/etc/millrace/trusted",
 	})
 }

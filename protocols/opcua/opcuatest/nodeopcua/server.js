@@ -2,8 +2,14 @@
 // protocols/opcua. It prints one line of JSON when it is ready, obeys one
 // command a line on standard input, and ends when that is closed.
 //
-//   node server.js DIR [PORT [strict]]   DIR: where its certificates are kept;
-//                                        strict: it trusts no client that it does not know
+//   node server.js DIR [PORT [FLAG...]]  DIR: where its certificates are kept;
+//                                        strict: it trusts no client that it does not know;
+//                                        any other FLAG is a part: FLAG.js beside this file
+//
+// A part is a module with any of: options(options, dir), which changes what
+// the server is made with; build({server, space, own, folder, add, values}),
+// which adds nodes; commands({server, values}), which returns more commands,
+// by name (they may be async; what they return is printed as "said").
 //
 //   counter start MS | counter stop    Counter goes up by one every MS
 //   drop                               cuts all connections
@@ -19,7 +25,9 @@ const {
 
 const dir = process.argv[2];
 const port = Number(process.argv[3] || 0);
-const strict = process.argv[4] === "strict";
+const flags = process.argv.slice(4);
+const strict = flags.includes("strict");
+const parts = flags.filter((f) => f !== "strict").map((f) => require(`./${f}.js`));
 const ns = "urn:millrace:nodeopcua";
 
 // Every scalar type, with the values at its edges.
@@ -73,7 +81,7 @@ const statuses = {
 async function main() {
   const certificates = new OPCUACertificateManager({ rootFolder: path.join(dir, strict ? "strict" : "pki"), automaticallyAcceptUnknownCertificate: !strict });
   await certificates.initialize();
-  const server = new OPCUAServer({
+  const options = {
     port, host: "127.0.0.1", hostname: "127.0.0.1", resourcePath: "/UA/Test",
     serverCertificateManager: certificates, userCertificateManager: certificates,
     securityPolicies: [SecurityPolicy.None, SecurityPolicy.Basic256Sha256, SecurityPolicy.Aes128_Sha256_RsaOaep, SecurityPolicy.Aes256_Sha256_RsaPss],
@@ -85,7 +93,9 @@ async function main() {
       maxSessions: 100,
       operationLimits: { maxNodesPerRead: 20, maxMonitoredItemsPerCall: 15 },
     },
-  });
+  };
+  for (const part of parts) part.options?.(options, dir);
+  const server = new OPCUAServer(options);
   await server.initialize();
   const values = build(server);
   await server.start();
@@ -124,10 +134,12 @@ function build(server) {
   // holes, however busy this process is.
   let looks = 0;
   add("Samples", { dataType: DataType.Int32, value: { get: () => new Variant({ dataType: DataType.Int32, value: ++looks }) } });
-  return {
+  const values = {
     Counter: add("Counter", { dataType: DataType.Int32, value: { dataType: DataType.Int32, value: 0 } }),
     Level: add("Level", { dataType: DataType.Int32, value: { dataType: DataType.Int32, value: 0 } }),
   };
+  for (const part of parts) part.build?.({ server, space, own, folder, add, values });
+  return values;
 }
 
 function listen(server, values) {
@@ -143,11 +155,12 @@ function listen(server, values) {
     },
     set: (name, value) => set(name, Number(value)),
   };
+  for (const part of parts) Object.assign(commands, part.commands?.({ server, values }));
   const lines = readline.createInterface({ input: process.stdin });
-  lines.on("line", (line) => {
+  lines.on("line", async (line) => {
     const [name, ...args] = line.trim().split(/\s+/);
-    if (commands[name]) commands[name](...args);
-    console.log(JSON.stringify({ done: line }));
+    const said = commands[name] ? await commands[name](...args) : undefined;
+    console.log(JSON.stringify({ done: line, said }));
   });
   lines.on("close", () => process.exit(0));
 }
