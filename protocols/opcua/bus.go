@@ -25,6 +25,7 @@ type bus struct {
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+	notes      []string // of the last session's security
 }
 
 // counters are what a bus counts; they outlive its connections.
@@ -74,6 +75,7 @@ func (b *bus) Connect(ctx context.Context) error {
 		return b.explain("connecting", err)
 	}
 	b.session = s
+	b.notes = s.notes
 	b.generation++
 	return nil
 }
@@ -120,6 +122,10 @@ func parseTags(d *protocols.Device, tags []int) ([]address, error) {
 	}
 	return addrs, nil
 }
+
+// Advice is what is wrong with the security of the last session, though it
+// was made. It changes with Connect alone.
+func (b *bus) Advice(*protocols.Device) []string { return b.notes }
 
 // Reports is where changes come in.
 func (b *bus) Reports() <-chan protocols.Report { return b.reports }
