@@ -93,10 +93,10 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 		offers = append(offers, offer{ua.SecurityPolicyURINone, ua.MessageSecurityModeNone})
 	}
 	var cert []byte
-	tokenPolicy := ua.SecurityPolicyURINone
+	tokenPolicy, application := ua.SecurityPolicyURINone, "urn:"+s.o.Name
 	if s.o.Identity != nil {
 		tokenPolicy = ua.SecurityPolicyURIBasic256Sha256
-		cert = s.o.Identity.cert
+		cert, application = s.o.Identity.cert, s.o.Identity.uri
 		offers = append(offers,
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSign},
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSignAndEncrypt})
@@ -111,7 +111,7 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 			// A name that nobody can resolve, as real servers like to give.
 			EndpointURL: "opc.tcp://unreachable.invalid:4840",
 			Server: &ua.ApplicationDescription{
-				ApplicationURI: "urn:" + s.o.Name, ProductURI: "urn:millrace:opcuatest",
+				ApplicationURI: application, ProductURI: "urn:millrace:opcuatest",
 				ApplicationName: ua.NewLocalizedText(s.o.Name), ApplicationType: ua.ApplicationTypeServer,
 			},
 			ServerCertificate: cert, SecurityMode: o.mode, SecurityPolicyURI: o.policy,
