@@ -124,7 +124,7 @@ func parseTags(d *protocols.Device, tags []int) ([]address, error) {
 }
 
 // Advice is what is wrong with the security of the last session, though it
-// was made. It changes with Connect alone.
+// was made.
 func (b *bus) Advice(*protocols.Device) []string { return b.notes }
 
 // Reports is where changes come in.

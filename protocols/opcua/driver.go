@@ -102,10 +102,7 @@ func (d *Driver) ownText() string {
 	}
 	s1, _ := fingerprints(own.leaf.Raw)
 	text := fmt.Sprintf("%s (%s, SHA-1 %s)", own.path, own.uri, s1)
-	for _, note := range own.notes(d.o.Now()) {
-		text += "; " + note
-	}
-	return text
+	return strings.Join(append([]string{text}, own.notes(d.o.Now())...), "; ")
 }
 
 // applicationURI must be the certificate's, where a certificate is shown.

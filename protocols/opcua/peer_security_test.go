@@ -4,7 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // the thumbprint that OPC UA tools show
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -234,6 +234,6 @@ func TestPeerTrustsUs(t *testing.T) {
 }
 
 func sha1Of(der []byte) string {
-	sum := sha1.Sum(der) //nolint:gosec // the thumbprint that OPC UA tools show
+	sum := sha1.Sum(der)
 	return hex.EncodeToString(sum[:])
 }

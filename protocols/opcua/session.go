@@ -106,7 +106,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		return nil, err
 	}
 	if v != nil {
-		s.watch = d.watchTrust(ch, endpoint, conf) //nolint:contextcheck // it lives as long as the session
+		s.watch = d.watchTrust(ch, endpoint, conf)
 	}
 	return s, nil
 }

@@ -48,7 +48,8 @@ func (t trustList) verify(der []byte, want demand, device string) (*verdict, err
 		return nil, &certError{text: err.Error()}
 	}
 	if v.by != "" {
-		return v, v.refusal(want.tolerate)
+		err = v.refusal(want.tolerate)
+		return v, err
 	}
 	s1, s256 := fingerprints(v.leaf.Raw)
 	name := certFileName(v.leaf)

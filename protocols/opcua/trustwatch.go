@@ -1,7 +1,6 @@
 package opcua
 
 import (
-	"log/slog"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -29,7 +28,7 @@ func (d *Driver) watchTrust(ch *channel, e *ua.EndpointDescription, conf *connCo
 			case <-ticker.C:
 			}
 			if err := conf.trust.stillTrusted(e.ServerCertificate, d.demand(e, conf)); err != nil {
-				d.o.Log.Warn("the connection is ended", slog.String("endpoint", conf.url.Host), "because", err)
+				d.o.Log.Warn("the connection is ended", "endpoint", conf.url.Host, "because", err)
 				_ = ch.conn.Close()
 				return
 			}

@@ -117,7 +117,7 @@ func encryptPassword(policy, password string, cert, nonce []byte) (secret []byte
 	if err != nil {
 		return nil, "", err
 	}
-	plain := binary.LittleEndian.AppendUint32(nil, uint32(len(password)+len(nonce))) //nolint:gosec // both are short
+	plain := binary.LittleEndian.AppendUint32(nil, uint32(len(password)+len(nonce)))
 	plain = append(plain, password...)
 	plain = append(plain, nonce...)
 	secret, err = enc.Encrypt(plain)

@@ -52,14 +52,17 @@ func (v *verdict) alone() bool { return v.pinned || v.by == "" }
 // no battery, and nobody has set it yet.
 func clockSet(now time.Time) bool { return now.Year() >= 2020 }
 
-var errNoCertificate = errors.New("it sent none, or not one in DER")
+var errNoCertificate = errors.New("it sent none")
 
 // judge holds the certificate that a server sent (or several: a chain) against
 // the trust list and the demand. An error means that there is nothing to judge.
 func (t trustList) judge(sent []byte, want demand) (*verdict, error) {
 	certs, err := x509.ParseCertificates(sent)
-	if err != nil || len(certs) == 0 {
-		return nil, fmt.Errorf("the server's certificate cannot be read: %w; have a new one made on the server", errors.Join(err, errNoCertificate))
+	if err == nil && len(certs) == 0 {
+		err = errNoCertificate
+	}
+	if err != nil {
+		return nil, fmt.Errorf("the server's certificate cannot be read: %w; have a new one made on the server", err)
 	}
 	leaf := certs[0]
 	if _, ok := leaf.PublicKey.(*rsa.PublicKey); !ok {

@@ -4,7 +4,7 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // what old authorities sign with
+	"crypto/sha1"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -30,18 +30,23 @@ type cert struct {
 	key *rsa.PrivateKey
 }
 
-// keys are few: making them takes long.
-var testKeys = sync.OnceValue(func() map[int][]*rsa.PrivateKey { //nolint:gochecknoglobals // made once for all tests
-	keys := map[int][]*rsa.PrivateKey{}
-	for _, bits := range []int{2048, 2048, 2048, 1024} {
-		key, err := rsa.GenerateKey(rand.Reader, bits)
-		if err != nil {
-			panic(err)
-		}
-		keys[bits] = append(keys[bits], key)
+// testKeys are few, and made when they are first wanted: that takes long.
+// They go by their length and a number.
+var testKeys = map[[2]int]func() *rsa.PrivateKey{
+	{2048, 0}: sync.OnceValue(func() *rsa.PrivateKey { return makeTestKey(2048) }),
+	{2048, 1}: sync.OnceValue(func() *rsa.PrivateKey { return makeTestKey(2048) }),
+	{2048, 2}: sync.OnceValue(func() *rsa.PrivateKey { return makeTestKey(2048) }),
+	{1024, 0}: sync.OnceValue(func() *rsa.PrivateKey { return makeTestKey(1024) }),
+	{1024, 1}: sync.OnceValue(func() *rsa.PrivateKey { return makeTestKey(1024) }),
+}
+
+func makeTestKey(bits int) *rsa.PrivateKey {
+	key, err := rsa.GenerateKey(rand.Reader, bits)
+	if err != nil {
+		panic(err)
 	}
-	return keys
-})
+	return key
+}
 
 const (
 	testHost = "plc.example"
@@ -77,7 +82,7 @@ func issue(tb testing.TB, by *cert, template *x509.Certificate, keys ...int) *ce
 	if len(keys) == 2 {
 		bits, n = keys[0], keys[1]
 	}
-	c := &cert{key: testKeys()[bits][n]}
+	c := &cert{key: testKeys[[2]int{bits, n}]()}
 	serial, err := rand.Int(rand.Reader, big.NewInt(1<<60))
 	if err != nil {
 		tb.Fatal(err)
@@ -98,7 +103,7 @@ func issue(tb testing.TB, by *cert, template *x509.Certificate, keys ...int) *ce
 }
 
 // withSHA1 signs a certificate as old authorities do; Go's x509 cannot.
-func withSHA1(tb testing.TB, by *cert, c *cert) *cert {
+func withSHA1(tb testing.TB, by, c *cert) *cert {
 	tb.Helper()
 	sha1RSA := pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 5}, Parameters: asn1.NullRawValue}
 	var old struct {
@@ -117,7 +122,7 @@ func withSHA1(tb testing.TB, by *cert, c *cert) *cert {
 		tb.Fatal("no algorithm")
 	}
 	tbs[at+len(oid)-1] = 5
-	sum := sha1.Sum(tbs) //nolint:gosec // see the import
+	sum := sha1.Sum(tbs)
 	sig, err := rsa.SignPKCS1v15(nil, by.key, crypto.SHA1, sum[:])
 	if err != nil {
 		tb.Fatal(err)
@@ -192,6 +197,7 @@ func TestVerify(t *testing.T) {
 	short := issue(t, nil, named("short"), 1024, 0)
 	shortCA := issue(t, root, named("short-ca"), 1024, 0)
 	old := withSHA1(t, mid, leaf)
+	odd := issue(t, nil, change(named("odd"), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }))
 	cases := map[string]struct {
 		sent       []*cert
 		files      files
@@ -287,18 +293,7 @@ func TestVerify(t *testing.T) {
 			sent: []*cert{direct(func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign })}, files: files{"trusted/r.der": root.Raw},
 			want: "key usage does not allow",
 		},
-		"odd usage, pinned": func() (c struct {
-			sent       []*cert
-			files      files
-			policy     string
-			tolerate   []string
-			demand     func(*demand)
-			want, note string
-		}) {
-			odd := issue(t, nil, change(named("odd"), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }))
-			c.sent, c.files, c.note = []*cert{odd}, files{"trusted/o.der": odd.Raw}, "is odd"
-			return c
-		}(),
+		"odd usage, pinned": {sent: []*cert{odd}, files: files{"trusted/o.der": odd.Raw}, note: "is odd"},
 
 		"1024 bits":                 {sent: []*cert{short}, files: files{"trusted/s.der": short.Raw}, want: "its key has 1024 bits, and policy Basic256Sha256 wants 2048 to 4096"},
 		"1024 bits, old":            {sent: []*cert{short}, files: files{"trusted/s.der": short.Raw}, policy: "Basic128Rsa15"},
@@ -355,16 +350,16 @@ func TestUnreadableTrust(t *testing.T) {
 // FuzzVerify: whatever a server sends for its certificate, it is refused or
 // accepted, and nothing falls over.
 func FuzzVerify(f *testing.F) {
-	root := issue(f, nil, authority("Plant Root"), 2048, 1)
-	leaf := issue(f, root, named("plc"))
+	root := issue(f, nil, authority("Plant Root"), 1024, 1)
+	leaf := issue(f, root, named("plc"), 1024, 0)
 	list := files{"trusted/r.der": root.Raw, "issuers/crl/r.crl": revocations(f, root, testNow().AddDate(0, 1, 0))}.write(f)
 	f.Add(leaf.Raw)
 	f.Add(slices.Concat(leaf.Raw, root.Raw))
 	f.Add(withSHA1(f, root, leaf).Raw)
-	f.Add(issue(f, nil, change(named(""), func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, nil })).Raw)
+	f.Add(issue(f, nil, change(named(""), func(c *x509.Certificate) { c.URIs, c.DNSNames = nil, nil }), 1024, 0).Raw)
 	f.Add([]byte{0x30, 0x82})
 	f.Fuzz(func(t *testing.T, sent []byte) {
-		v, err := list.judge(sent, wanted("Basic256Sha256"))
+		v, err := list.judge(sent, wanted("Basic256"))
 		if err != nil {
 			return
 		}

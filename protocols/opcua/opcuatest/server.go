@@ -45,6 +45,9 @@ type Options struct {
 	// keeps it from telling them.
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
+	// Tamper, if not nil, changes answers before they are sent, as a broken
+	// server or somebody on the line might.
+	Tamper func(ua.Response)
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.

@@ -22,6 +22,9 @@ func (c *client) answer(ctx context.Context, reqID uint32, req ua.Request) error
 	if res == nil {
 		return nil
 	}
+	if c.srv.o.Tamper != nil {
+		c.srv.o.Tamper(res)
+	}
 	return c.sc.SendResponseWithContext(ctx, reqID, res)
 }
 
