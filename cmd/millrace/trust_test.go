@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"millrace/protocols/mqtt/mqtttest"
 	"millrace/protocols/opcua/opcuatest"
 )
 
@@ -29,7 +30,7 @@ func newTrustBench(t *testing.T) *trustBench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv, err := opcuatest.NewServer(opcuatest.Options{Identity: id, OnlySecure: true, Nodes: []opcuatest.Node{{NodeID: "ns=2;s=v"}}})
+	srv, err := opcuatest.NewServer(opcuatest.Options{Identity: id, OnlySecure: true, Users: map[string]string{"operator": "x"}, Nodes: []opcuatest.Node{{NodeID: "ns=2;s=v"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,6 +156,48 @@ func TestTrustOffline(t *testing.T) {
 	}
 	if data, err := os.ReadFile(files[0]); err != nil || !bytes.Equal(data, b.id.Certificate()) {
 		t.Errorf("it is not what it was: %v", err)
+	}
+}
+
+// TestUntrustedServer starts an agent whose server nobody trusts: its state
+// says so with the fingerprint and what to do, the log says it once a state, the
+// gateway's own certificate is there to be handed out, and the password is
+// nowhere.
+func TestUntrustedServer(t *testing.T) {
+	t.Parallel()
+	const secret = "hunter2-öß"
+	b := newTrustBench(t)
+	a := newAgent(t, fmt.Sprintf(`
+gateway: {id: gw-1}
+console: {listen: "CONSOLE"}
+devices:
+  - id: robot-7
+    driver: opcua
+    endpoint: %s
+    security: {policy: auto}
+    auth: {username: operator, password: %q}
+    trust: %s
+    tags: [{name: v, address: "ns=2;s=v"}]
+`, b.srv.Endpoint(), secret, filepath.Join(b.dir, "pki", "trusted")))
+	var status string
+	mqtttest.WaitFor(t, "the refusal in words", func() bool {
+		status, _ = a.get("/api/status")
+		return strings.Contains(status, "is not trusted")
+	})
+	a.stop()
+	log := a.output.String()
+	fingerprint := regexp.MustCompile(`SHA-256 [0-9a-f]{64}`).FindString(status)
+	if fingerprint == "" || !strings.Contains(status, "millrace trust robot-7 -c FILE") {
+		t.Errorf("the state does not say what to do: %s", status)
+	}
+	if n := strings.Count(log, fingerprint); n < 1 || n > 2 { // degraded, and soon offline
+		t.Errorf("%d lines in the log:\n%s", n, log)
+	}
+	if strings.Contains(status+log, "hunter2") {
+		t.Errorf("the password is shown:\n%s\n%s", status, log)
+	}
+	if !strings.Contains(log, "own certificate was made") {
+		t.Errorf("the log does not tell of the gateway's own certificate:\n%s", log)
 	}
 }
 
