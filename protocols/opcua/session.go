@@ -36,9 +36,9 @@ type connConf struct {
 
 // session is an activated session on its own channel.
 type session struct {
-	ch       *channel
-	token    *ua.NodeID // the authentication token that each request carries
-	limits   limits
+	ch         *channel
+	token      *ua.NodeID // the authentication token that each request carries
+	limits     limits
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 }
