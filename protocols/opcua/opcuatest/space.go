@@ -58,10 +58,12 @@ func newSpace(o *Options) (*space, error) {
 			return uint32(n)
 		}
 	}
+	started := time.Now().UTC()
 	text := func(s string) func(time.Time) any { return func(time.Time) any { return s } }
 	standard := []Node{
 		{Name: "NamespaceArray", NodeID: fmt.Sprintf("i=%d", id.Server_NamespaceArray), Value: func(time.Time) any { return namespaces }},
 		{Name: "CurrentTime", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_CurrentTime), Value: func(now time.Time) any { return now }},
+		{Name: "StartTime", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_StartTime), Value: func(time.Time) any { return started }},
 		{Name: "State", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_State), Value: func(time.Time) any { return int32(ua.ServerStateRunning) }},
 		{Name: "MaxNodesPerRead", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), Value: limit(o.MaxNodesPerRead)},
 		{Name: "MaxMonitoredItemsPerCall", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), Value: limit(o.MaxItemsPerCall)},
