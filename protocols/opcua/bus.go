@@ -129,11 +129,15 @@ func (b *bus) Close() error {
 	}
 	s := b.session
 	b.session = nil
-	if s.broken.Load() {
+	broken := s.broken.Load()
+	if broken {
 		s.cut()
+	} else {
+		broken = !s.close()
+	}
+	if broken {
 		b.survivor = s.survive(b.survivor)
 	} else {
-		s.close()
 		b.keepUnsent(s)
 	}
 	b.dropErrors()

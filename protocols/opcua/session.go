@@ -254,8 +254,9 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 }
 
 // close logs out, if that is quick, and cuts the connection. All goroutines of
-// the session have ended when it returns.
-func (s *session) close() {
+// the session have ended when it returns. It is false if the server could not
+// be told, and may have the session still.
+func (s *session) close() bool {
 	if s.pub != nil {
 		s.pub.cancel()
 	}
@@ -263,13 +264,15 @@ func (s *session) close() {
 	// may take, whatever its context says; without the connection it does not.
 	cut := time.AfterFunc(2*closeGrace, func() { _ = s.ch.conn.Close() })
 	defer cut.Stop()
+	var err error
 	if s.token != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		_, _ = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
+		_, err = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
 		cancel()
 	}
 	s.ch.close()
 	if s.pub != nil {
 		s.pub.wait()
 	}
+	return err == nil || !breaks(err)
 }
