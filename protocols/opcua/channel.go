@@ -62,8 +62,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout, lif
 // server's receive buffer for the size of what the server may send, and
 // breaks off when a server with a small receive buffer sends a large chunk.
 func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
-	var dialer net.Dialer
-	nc, err := dialer.DialContext(ctx, "tcp", u.Host)
+	nc, err := dial(ctx, u.Host)
 	if err != nil {
 		return nil, err
 	}
