@@ -314,7 +314,9 @@ func (p *publisher) expect(sub *subscription, who int, n uint32) {
 		return
 	}
 	sub.until = n
-	p.waitFor(sub, who)
+	if _, waits := p.gaps[sub]; !waits {
+		p.waitFor(sub, who)
+	}
 }
 
 // behind says that messages are known to have been sent that have not come.
