@@ -38,9 +38,12 @@ type Options struct {
 // Driver is a protocols.Driver for OPC UA over TCP. It may be used by several
 // goroutines.
 type Driver struct {
-	o         Options
-	symbols   symbols
-	trustLook time.Duration
+	o       Options
+	symbols symbols
+	// These differ in tests only.
+	trustLook  time.Duration // see the constant
+	retryEvery time.Duration // see retryInterval
+	lifetime   time.Duration // see channelLifetime
 
 	mu  sync.Mutex
 	own *identity // nil until it is needed
@@ -51,6 +54,7 @@ var (
 	_ protocols.Planner    = (*Driver)(nil)
 	_ protocols.Subscriber = (*bus)(nil)
 	_ protocols.Adviser    = (*bus)(nil)
+	_ protocols.Ranger     = (*bus)(nil)
 )
 
 // New returns a driver. It touches neither disk nor network.
@@ -227,10 +231,16 @@ func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {
 		url: u, security: sec,
 		user:  user{name: first.OPCUA.Username, password: first.OPCUA.Password, cert: first.OPCUA.UserCert, key: first.OPCUA.UserKey},
 		trust: newTrustList(trusted), tolerate: first.OPCUA.Tolerate, trustLook: d.trustLook, device: first.ID,
-		sessionTimeout: minSessionTimeout,
+		sessionTimeout: minSessionTimeout, lifetime: d.lifetime,
 	}
 	for _, dev := range devices {
 		conf.timeout = max(conf.timeout, dev.Timeout)
+		if n := dev.OPCUA.MaxPerCall; n > 0 && (conf.maxPerCall == 0 || n < conf.maxPerCall) {
+			conf.maxPerCall = n
+		}
+		if p := dev.OPCUA.Profile; p != "" && p != profileAuto {
+			conf.profile = p
+		}
 		conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Interval)
 		for i := range dev.Tags {
 			conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Tags[i].Interval)

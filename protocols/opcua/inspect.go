@@ -104,7 +104,7 @@ func (d *Driver) Inspect(ctx context.Context, dev *protocols.Device) (*Inspectio
 
 // look asks for the endpoints and returns the one that a session would use.
 func (d *Driver) look(ctx context.Context, conf *connConf) (*ua.EndpointDescription, []byte, error) {
-	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
+	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout, conf.lifetime)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -10,19 +10,12 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
-	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 	"github.com/gopcua/opcua/uasc"
-)
-
-// The most that is asked for at once, whatever a server allows: an answer
-// then stays well below a second and a megabyte.
-const (
-	maxNodesPerRead = 500
-	maxItemsPerCall = 500
 )
 
 // minSessionTimeout is how long a server keeps the session of a gateway that
@@ -40,20 +33,23 @@ type connConf struct {
 	device         string        // one of those on it, for messages
 	timeout        time.Duration // of a request, and of connecting as a whole
 	sessionTimeout time.Duration
+	maxPerCall     int           // nodes of one request; 0: as many as the server says
+	lifetime       time.Duration // of a security token
+	profile        string        // see profiles; empty: auto
 }
 
 // session is an activated session on its own channel.
 type session struct {
-	ch       *channel
-	token    *ua.NodeID // the authentication token that each request carries
-	maxRead  int        // nodes per Read
-	maxItems int        // items per CreateMonitoredItems
-
+	ch         *channel
+	token      *ua.NodeID // the authentication token that each request carries
+	limits     limits
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 
-	notes []string    // what is to be said of its security
-	watch *trustWatch // nil: the server's certificate is not checked
+	notes  []string    // what is to be said of its security
+	watch  *trustWatch // nil: the server's certificate is not checked
+	bond   bond
+	broken atomic.Bool // the connection, or the session, does not work; it may be gone on with
 }
 
 // errUnproven is behind every way in which a server failed to prove that it
@@ -68,8 +64,9 @@ var (
 )
 
 // openSession connects, checks who is there, and logs in.
-func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, error) {
-	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
+// It goes on with an old session, if there is one and the server still has it.
+func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor) (*session, error) {
+	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout, conf.lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -90,16 +87,19 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		if cfg, err = d.channelConfig(endpoint); err != nil {
 			return nil, err
 		}
-		if ch, err = openChannel(ctx, at, cfg, conf.timeout); err != nil {
+		if ch, err = openChannel(ctx, at, cfg, conf.timeout, conf.lifetime); err != nil {
 			if errors.Is(err, io.EOF) && endpoint.SecurityMode != ua.MessageSecurityModeNone {
 				err = fmt.Errorf("%w: %w", errShutOut, err)
 			}
 			return nil, err
 		}
 	}
-	s := &session{ch: ch, maxRead: maxNodesPerRead, maxItems: maxItemsPerCall, notes: d.securityNotes(endpoint, v)}
-	if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
-		err = s.readLimits(ctx)
+	s := &session{ch: ch, limits: ownLimits(), notes: d.securityNotes(endpoint, v)}
+	goesOn, err := d.goOn(ctx, s, cfg, endpoint, l, conf, old)
+	if err == nil && !goesOn {
+		if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
+			err = s.readLimits(ctx, conf)
+		}
 	}
 	if err != nil {
 		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
@@ -210,6 +210,7 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 		}
 	}
 	s.token = res.AuthenticationToken
+	s.bond = newBond(e, res)
 	if secure && conf.security.policy == policyAuto {
 		// Part 4, 5.6.2: what was offered without protection, compared with
 		// what the server says under it.
@@ -229,11 +230,14 @@ func (s *session) activate(ctx context.Context, e *ua.EndpointDescription, cfg *
 	if err != nil {
 		return err
 	}
-	_, err = answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
+	res, err := answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
 		ClientSignature:    sig,
 		UserIdentityToken:  ua.NewExtensionObject(token),
 		UserTokenSignature: tokenSig,
 	}, s.token, conf.timeout))
+	if err == nil {
+		s.bond.nonce = res.ServerNonce
+	}
 	return err
 }
 
@@ -246,42 +250,9 @@ func sameLeaf(a, b []byte) bool {
 
 // call sends a request of this session.
 func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
-	return answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
-}
-
-// readLimits asks for the namespaces and for how much the server takes at
-// once. A server that does not say gets our own limits.
-func (s *session) readLimits(ctx context.Context) error {
-	nodes := []*ua.ReadValueID{
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_NamespaceArray), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), ""),
-	}
-	res, err := call[*ua.ReadResponse](ctx, s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes})
-	if err != nil {
-		return err
-	}
-	if len(res.Results) != len(nodes) {
-		return fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
-	}
-	if v := res.Results[0]; v != nil && v.Value != nil {
-		s.namespaces, _ = v.Value.Value().([]string)
-	}
-	s.maxRead = limit(res.Results[1], maxNodesPerRead)
-	s.maxItems = limit(res.Results[2], maxItemsPerCall)
-	return nil
-}
-
-// limit reads an operation limit; 0 and nothing both mean none (Part 5, 6.3.11).
-func limit(dv *ua.DataValue, ours int) int {
-	if dv == nil || dv.Value == nil || isBad(dv.Status) {
-		return ours
-	}
-	n, ok := dv.Value.Value().(uint32)
-	if !ok || n == 0 {
-		return ours
-	}
-	return int(min(n, uint32(ours)))
+	res, err := answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
+	s.note(err)
+	return res, err
 }
 
 func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
@@ -289,8 +260,9 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 }
 
 // close logs out, if that is quick, and cuts the connection. All goroutines of
-// the session have ended when it returns.
-func (s *session) close() {
+// the session have ended when it returns. It is false if the server could not
+// be told, and may have the session still.
+func (s *session) close() bool {
 	s.watch.stop()
 	if s.pub != nil {
 		s.pub.cancel()
@@ -299,13 +271,15 @@ func (s *session) close() {
 	// may take, whatever its context says; without the connection it does not.
 	cut := time.AfterFunc(2*closeGrace, func() { _ = s.ch.conn.Close() })
 	defer cut.Stop()
+	var err error
 	if s.token != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		_, _ = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
+		_, err = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
 		cancel()
 	}
 	s.ch.close()
 	if s.pub != nil {
 		s.pub.wait()
 	}
+	return err == nil || !breaks(err)
 }
