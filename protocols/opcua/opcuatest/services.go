@@ -167,7 +167,7 @@ func (c *client) createSession(req *ua.CreateSessionRequest) (ua.Response, error
 		ResponseHeader:        header(req, ua.StatusOK),
 		SessionID:             ua.NewNumericNodeID(1, sess.id),
 		AuthenticationToken:   ua.NewNumericNodeID(0, sess.id),
-		RevisedSessionTimeout: req.RequestedSessionTimeout,
+		RevisedSessionTimeout: float64(sess.timeout) / float64(time.Millisecond),
 		ServerNonce:           nonce, ServerCertificate: c.cfg.Certificate,
 		ServerEndpoints: c.srv.endpoints(),
 		ServerSignature: &ua.SignatureData{Signature: sig, Algorithm: alg},
