@@ -30,6 +30,7 @@ type bus struct {
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+	notes      []string // of the last session's security
 }
 
 // counters are what a bus counts; they outlive its connections.
@@ -107,6 +108,7 @@ func (b *bus) Connect(ctx context.Context) error {
 	}
 	s.logLimits(b.log)
 	b.session = s
+	b.notes = s.notes
 	b.generation++
 	old := b.survivor
 	b.survivor = nil
