@@ -582,6 +582,7 @@ func (b *bus) subscribe(work context.Context, s *subscription) bool {
 		return false
 	}
 	s.active, s.due = true, b.now().Add(s.dev.cfg.Snapshot)
+	b.tellAdvice(s.dev)
 	return true
 }
 

@@ -25,6 +25,10 @@ type bus struct {
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+
+	types    *typeBook // what is known of the server's data types; nil: nothing yet
+	typesKey serverKey // whose they are
+	typesOf  uint64    // the generation for which that was checked
 }
 
 // counters are what a bus counts; they outlive its connections.

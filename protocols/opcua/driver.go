@@ -48,6 +48,7 @@ var (
 	_ protocols.Driver     = (*Driver)(nil)
 	_ protocols.Planner    = (*Driver)(nil)
 	_ protocols.Subscriber = (*bus)(nil)
+	_ protocols.Adviser    = (*bus)(nil)
 )
 
 // New returns a driver. It touches neither disk nor network.
@@ -120,9 +121,6 @@ func checkTag(i int, t *protocols.Tag) []*protocols.FieldError {
 	var found []*protocols.FieldError
 	if _, err := parseAddress(t.Address); err != nil {
 		found = append(found, &protocols.FieldError{Tag: i, Field: "address", Text: err.Error()})
-	}
-	if t.Type != "" {
-		found = append(found, &protocols.FieldError{Tag: i, Field: "type", Text: fmt.Sprintf("%q cannot be chosen: an OPC UA server says the type itself; leave it empty", t.Type)})
 	}
 	if t.Order != protocols.ABCD {
 		found = append(found, &protocols.FieldError{Tag: i, Field: "order", Text: fmt.Sprintf("%s cannot be chosen: OPC UA values have no byte order; leave it empty", t.Order)})

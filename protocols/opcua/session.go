@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/gopcua/opcua/id"
@@ -47,6 +48,7 @@ type session struct {
 	maxRead  int        // nodes per Read
 	maxItems int        // items per CreateMonitoredItems
 
+	types      atomic.Pointer[typeBook] // what is known of the server's data types
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 }

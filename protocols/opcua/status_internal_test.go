@@ -73,7 +73,7 @@ func TestFillTimes(t *testing.T) {
 	} {
 		c.dv.Value = ua.MustVariant(int32(1))
 		r := protocols.Reading{Tag: 3, Source: 99}
-		table.fill(&r, &c.dv, false)
+		table.fill(&r, &c.dv, new(address))
 		if r.Source != c.source || r.Tag != 3 || r.Quality != protocols.Good {
 			t.Errorf("%s: %+v, want %d", name, r, c.source)
 		}
@@ -91,7 +91,7 @@ func TestFillTimes(t *testing.T) {
 		"variants":     {[]*ua.Variant{ua.MustVariant(true)}, protocols.UnsupportedType},
 	} {
 		var r protocols.Reading
-		table.fill(&r, &ua.DataValue{Value: ua.MustVariant(c.v)}, false)
+		table.fill(&r, &ua.DataValue{Value: ua.MustVariant(c.v)}, new(address))
 		if r.Reason != c.want || r.Quality != protocols.Bad {
 			t.Errorf("%s: %+v, want %s", name, r, c.want)
 		}

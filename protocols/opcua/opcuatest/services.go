@@ -7,6 +7,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 )
@@ -229,6 +230,8 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 			return badValue(ua.StatusBadIndexRangeNoData)
 		}
 		return n.current(now)
+	case ua.AttributeIDDataType:
+		return goodValue(ua.NewNumericNodeID(0, uint32(typeOf(n.current(now)))))
 	case ua.AttributeIDNodeClass:
 		return goodValue(int32(ua.NodeClassVariable))
 	case ua.AttributeIDBrowseName:
@@ -249,4 +252,12 @@ func goodValue(v any) *ua.DataValue {
 		return badValue(ua.StatusBadInternalError)
 	}
 	return &ua.DataValue{EncodingMask: ua.DataValueValue, Value: variant}
+}
+
+// typeOf is the built-in type of a value, which is the data type as well.
+func typeOf(dv *ua.DataValue) ua.TypeID {
+	if dv == nil || dv.Value == nil || dv.Value.Type() == ua.TypeIDNull {
+		return id.BaseDataType
+	}
+	return dv.Value.Type()
 }
