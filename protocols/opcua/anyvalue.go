@@ -205,6 +205,11 @@ func (g *goConverter) structure(o *ua.ExtensionObject) protocols.Value {
 			return g.fail(protocols.UnsupportedType, "a structure of the encoding "+nodeIDText(o.TypeID.NodeID)+", of which the server has said nothing yet")
 		}
 	default:
+		if g.book != nil {
+			if s := g.book.shapeOf(keyOf(o.TypeID.NodeID)); s != nil && s.kind == shapeUnknown {
+				return g.fail(protocols.UnsupportedType, s.why)
+			}
+		}
 		return g.value(reflect.ValueOf(x))
 	}
 	if g.book == nil {

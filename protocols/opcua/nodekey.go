@@ -32,4 +32,4 @@ func keyOf(n *ua.NodeID) nodeKey {
 func standard(num uint32) nodeKey { return nodeKey{kind: 'i', num: num} }
 
 // isNull says that there is no such node: the null NodeId.
-func (k nodeKey) isNull() bool { return k == standard(0) }
+func (k nodeKey) isNull() bool { return k == nodeKey{} || k == standard(0) }

@@ -37,14 +37,16 @@ type gatherer struct {
 	s     *session
 	limit int // nodes per request
 
-	ids     map[nodeKey]*ua.NodeID
-	open    map[nodeKey]bool // subtypes of these may arrive
-	pending []nodeKey
-	fresh   []*dataType // asked for by this gatherer
+	ids      map[nodeKey]*ua.NodeID
+	names    map[nodeKey]string
+	declared map[nodeKey]bool // types that a tag or a field has
+	open     map[nodeKey]bool // subtypes of these may arrive
+	pending  []nodeKey
+	fresh    []*dataType // asked for by this gatherer
 }
 
 func newGatherer(b *typeBook, of *bus, s *session, limit int) *gatherer {
-	return &gatherer{book: b, bus: of, s: s, limit: limit, ids: make(map[nodeKey]*ua.NodeID), open: make(map[nodeKey]bool)}
+	return &gatherer{book: b, bus: of, s: s, limit: limit, ids: make(map[nodeKey]*ua.NodeID), names: make(map[nodeKey]string), declared: make(map[nodeKey]bool), open: make(map[nodeKey]bool)}
 }
 
 // builtinBase is the highest of the built-in types' NodeIds, and those of the
@@ -155,6 +157,7 @@ func (g *gatherer) follow(k nodeKey, t *dataType) {
 	}
 	for _, f := range def.Fields {
 		if f != nil && f.DataType != nil {
+			g.declared[keyOf(f.DataType)] = true
 			g.add(f.DataType, allowsSubtypes(def, f))
 		}
 	}
@@ -184,10 +187,12 @@ func (g *gatherer) fetch(ctx context.Context, types []*dataType) error {
 	var want []*ua.ReadValueID
 	var of []*dataType
 	for _, t := range types {
+		k := keyOf(t.id)
 		t.whole = true
-		if t.id.Namespace() == 0 && t.encoding != nil && goTypeOf(t.encoding) != nil && t.name != "" {
-			// gopcua knows it; where it is part of others, it does too.
-			t.whole = false
+		if k.ns == 0 && !g.declared[k] && t.encoding != nil && goTypeOf(t.encoding) != nil && g.names[k] != "" {
+			// One of the standard's many that gopcua knows, and that only might
+			// come in the place of another.
+			t.name, t.whole = g.names[k], false
 			continue
 		}
 		for _, a := range [...]ua.AttributeID{ua.AttributeIDBrowseName, ua.AttributeIDIsAbstract, ua.AttributeIDDataTypeDefinition} {
@@ -365,6 +370,7 @@ func (g *gatherer) note(t *dataType, r *ua.ReferenceDescription) {
 		if g.ids[k] == nil {
 			g.ids[k] = other
 		}
+		g.names[k] = name
 	case standard(id.HasEncoding):
 		if r.IsForward && name == "Default Binary" {
 			t.encoding = other

@@ -145,6 +145,7 @@ func (g *gatherer) dataTypeIn(dv *ua.DataValue) *dataType {
 		// The server doesn't tell. Anything may come.
 		return &dataType{id: ua.NewTwoByteNodeID(0)}
 	}
+	g.declared[keyOf(node)] = true
 	g.add(node, true)
 	return &dataType{id: node}
 }

@@ -19,8 +19,8 @@ var typedValues = []struct{ address, want string }{
 	{"s=Point", "{X:1.5 Y:-2}"},
 	{"s=Point3", "{X:1 Y:2 Z:0.1f}"},
 	{"s=NaNPoint", "not_a_number"},
-	{"s=Points", "[{X:1 Y:2} {X:3 Y:4 Z:5f}]"},
-	{"s=Points[1:1]", "{X:3 Y:4 Z:5f}"},
+	{"s=Points", "[{X:1 Y:2} {X:3 Y:4}]"},
+	{"s=Points[1:1]", "{X:3 Y:4}"},
 	{"s=Axis", "{Name:轴一 Position:{X:0.1 Y:1e+300} Targets:[{X:1 Y:2} {X:3 Y:4}] State:故障 States:[Stopped Running]" +
 		" Signed:-9223372036854775808 Unsigned:18446744073709551615u When:2026-11-23T12:34:56.789Z Never:none" +
 		" Id:72962b91-fa75-4ae6-8d28-b404dc7daf63 Raw:00ff Text:läuft Tag:1:Axis Node:ns=1;s=Motor Status:BadDeviceFailure Any:[1u 4294967295u] Cycle:12.5 Flags:[true false]" +
@@ -32,8 +32,8 @@ var typedValues = []struct{ address, want string }{
 	{"s=NoStructure", "BadNoValue"},
 	{"s=Anything", "{X:7 Y:8 Z:9f}"},
 	{"s=Cube", "[[[1 2 3]] [[4 5 6]]]"},
-	{"s=Cube[1:1,0:0,2:2]", "6"},
-	{"s=Cube[0:1,0:0,1:2]", "[[[2 3]] [[5 6]]]"},
+	{"s=Matrix[1:1,0:0]", "3"},
+	{"s=Matrix[0:1,1:1]", "[[2] [4]]"},
 	{"s=Texts", "[[a b] [c d]]"},
 	{"s=Structure", "{ProductUri: ManufacturerName: ProductName:x SoftwareVersion: BuildNumber: BuildDate:none}"},
 	{"s=Int32", "-2147483648"},

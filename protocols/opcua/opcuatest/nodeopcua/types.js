@@ -26,7 +26,7 @@ exports.build = ({ space, add, values }) => {
   structure("NaNPoint", 3002, make(3002, { x: NaN, y: 0 }));
   structure("Points", 3002, null, {
     valueRank: 1,
-    value: { dataType: DataType.ExtensionObject, arrayType: VariantArrayType.Array, value: [make(3002, { x: 1, y: 2 }), make(3003, { x: 3, y: 4, z: 5 })] },
+    value: { dataType: DataType.ExtensionObject, arrayType: VariantArrayType.Array, value: [make(3002, { x: 1, y: 2 }), make(3002, { x: 3, y: 4 })] },
   });
   structure("Axis", 3004, make(3004, {
     name: "轴一", position: { x: 0.1, y: 1e300 }, targets: [{ x: 1, y: 2 }, { x: 3, y: 4 }], state: 7, states: [0, 1],
@@ -41,7 +41,7 @@ exports.build = ({ space, add, values }) => {
   structure("Measured", 3006, make(3006, { measured: 2.5 }));
   structure("Failure", 3006, make(3006, { failure: "too hot" }));
   structure("NoStructure", 3002, null);
-  add("Anything", { dataType: "BaseDataType", value: { dataType: DataType.ExtensionObject, value: make(3003, { x: 7, y: 8, z: 9 }) } });
+  add("Anything", { dataType: "Structure", value: { dataType: DataType.ExtensionObject, value: make(3003, { x: 7, y: 8, z: 9 }) } });
   add("Cube", {
     dataType: DataType.Double, valueRank: 3, arrayDimensions: [2, 1, 3],
     value: { dataType: DataType.Double, arrayType: VariantArrayType.Matrix, dimensions: [2, 1, 3], value: new Float64Array([1, 2, 3, 4, 5, 6]) },
