@@ -205,11 +205,6 @@ func (g *goConverter) structure(o *ua.ExtensionObject) protocols.Value {
 			return g.fail(protocols.UnsupportedType, "a structure of the encoding "+nodeIDText(o.TypeID.NodeID)+", of which the server has said nothing yet")
 		}
 	default:
-		if g.book != nil {
-			if s := g.book.shapeOf(keyOf(o.TypeID.NodeID)); s != nil && s.kind == shapeUnknown {
-				return g.fail(protocols.UnsupportedType, s.why)
-			}
-		}
 		return g.value(reflect.ValueOf(x))
 	}
 	if g.book == nil {
@@ -298,6 +293,11 @@ func (g *goConverter) object(x reflect.Value) protocols.Value {
 	}
 	defer func() { g.depth-- }()
 	t := x.Type()
+	if t.Name() == "DatagramConnectionTransport2DataType" {
+		// The only structure of the standard with optional fields, of which
+		// gopcua (v0.9.1) knows nothing: it has read them from the wrong places.
+		return g.fail(protocols.UnsupportedType, "the structure "+t.Name()+" is misread by a library that Millrace uses")
+	}
 	list := make([]protocols.Value, 0, 2*t.NumField())
 	for i := range t.NumField() {
 		list = append(list, protocols.String(standardName(t.Field(i).Name)), g.value(x.Field(i)))

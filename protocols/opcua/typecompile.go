@@ -61,12 +61,8 @@ func (g *gatherer) finish(ctx context.Context) error {
 		}
 		s := b.structure(t)
 		for _, encoding := range t.encodings() {
-			switch {
-			case keepRaw(encoding):
+			if keepRaw(encoding) {
 				ready[keyOf(encoding)] = s
-			case s.kind == shapeOptional || s.kind == shapeUnion:
-				// gopcua's own types know nothing of optional fields.
-				ready[keyOf(encoding)] = unknownShape(t.name, "the structure %s is decoded wrongly by a library that Millrace uses", t.name)
 			}
 		}
 	}

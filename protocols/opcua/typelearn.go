@@ -224,7 +224,6 @@ func (s *scan) learnTypes(ctx context.Context) error {
 			return err
 		}
 		s.book = b.types
-		return nil
 	}
 	b.catchUp(ctx, b.session)
 	return nil

@@ -45,6 +45,12 @@ type Options struct {
 	// keeps it from telling them.
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
+	// Attribute, if not nil, says what an attribute of a node is, as a value's Go
+	// type; nil: what it would be otherwise.
+	Attribute func(node *ua.NodeID, a ua.AttributeID) any
+	// References, if not nil, says what a node refers to; nil: what it would
+	// otherwise.
+	References func(node *ua.NodeID) []*ua.ReferenceDescription
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.

@@ -220,6 +220,11 @@ func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {
 }
 
 func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
+	if s.o.Attribute != nil {
+		if v := s.o.Attribute(r.NodeID, r.AttributeID); v != nil {
+			return goodValue(v)
+		}
+	}
 	n := s.space.find(r.NodeID)
 	if n == nil {
 		return badValue(ua.StatusBadNodeIDUnknown)
