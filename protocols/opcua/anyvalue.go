@@ -252,7 +252,7 @@ func (g *goConverter) value(x reflect.Value) protocols.Value {
 		}
 		return g.one(known)
 	}
-	switch x.Kind() { //nolint:exhaustive // gopcua's types have no others
+	switch x.Kind() {
 	case reflect.Pointer:
 		return g.value(x.Elem())
 	case reflect.Struct:
@@ -312,7 +312,7 @@ func (g *goConverter) object(x reflect.Value) protocols.Value {
 // its types that are sets of bits keep the number.
 func (g *goConverter) enumerated(x reflect.Value) protocols.Value {
 	name := x.Type().Name()
-	texts, ok := x.Interface().(fmt.Stringer)
+	texts, ok := reflect.TypeAssert[fmt.Stringer](x)
 	if !ok || x.Kind() != reflect.Uint32 || strings.HasSuffix(name, "Mask") || strings.HasSuffix(name, "Masks") || strings.HasPrefix(name, "Access") || name == "PermissionType" || name == "TrustListValidationOptions" {
 		return protocols.Uint(x.Uint())
 	}

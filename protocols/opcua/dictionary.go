@@ -195,38 +195,15 @@ func (ds *dictionaries) compileField(out *field, dict *bsdDictionary, t *bsdStru
 	if f.Terminator != "" {
 		return "ends at a terminator"
 	}
-	if f.SwitchField != "" {
-		i, ok := index[f.SwitchField]
-		if !ok {
-			return "depends on a field that is not before it: " + f.SwitchField
-		}
-		out.sw = &switchRule{field: i, operand: f.SwitchOperand, anything: f.SwitchValue == ""}
-		if f.SwitchValue != "" {
-			n, err := strconv.ParseUint(f.SwitchValue, 10, 64)
-			if err != nil {
-				return "depends on the value " + f.SwitchValue
-			}
-			out.sw.value = n
-		}
+	if why := out.compileSwitch(f, index); why != "" {
+		return why
 	}
 	space, name, ok := qualified(f.Type, f.Attrs, t.Attrs, dict.Attrs)
 	if !ok {
 		return "has the type " + f.Type + ", of an unknown namespace"
 	}
 	if space == schemaOPC && name == "Bit" {
-		out.bits = 1
-		if f.Length != "" {
-			n, err := strconv.Atoi(f.Length)
-			if err != nil || n < 1 || n > 64 {
-				return "has " + f.Length + " bits"
-			}
-			out.bits = n
-		}
-		out.shape = &shape{name: "Bit", kind: shapeBuiltin, builtin: ua.TypeIDUint64}
-		if out.bits == 1 {
-			out.shape = &shape{name: "Bit", kind: shapeBuiltin, builtin: ua.TypeIDBoolean}
-		}
-		return ""
+		return out.compileBits(f)
 	}
 	switch {
 	case f.LengthField != "":
@@ -248,6 +225,45 @@ func (ds *dictionaries) compileField(out *field, dict *bsdDictionary, t *bsdStru
 		return "has the type " + f.Type + ", which no dictionary of the server describes"
 	}
 	return ""
+}
+
+// compileSwitch notes what decides whether the field is there.
+func (out *field) compileSwitch(f *bsdField, index map[string]int) string {
+	if f.SwitchField == "" {
+		return ""
+	}
+	i, ok := index[f.SwitchField]
+	if !ok {
+		return "depends on a field that is not before it: " + f.SwitchField
+	}
+	out.sw = &switchRule{field: i, operand: f.SwitchOperand, anything: f.SwitchValue == ""}
+	if out.sw.anything {
+		return ""
+	}
+	n, err := strconv.ParseUint(f.SwitchValue, 10, 64)
+	if err != nil {
+		return "depends on the value " + f.SwitchValue
+	}
+	out.sw.value = n
+	return ""
+}
+
+// compileBits makes a field of bits: one is a Boolean, more are a number.
+func (out *field) compileBits(f *bsdField) string {
+	out.bits, out.shape = 1, builtinType("Bit", ua.TypeIDBoolean)
+	if f.Length == "" || f.Length == "1" {
+		return ""
+	}
+	n, err := strconv.Atoi(f.Length)
+	if err != nil || n < 1 || n > 64 {
+		return "has " + f.Length + " bits"
+	}
+	out.bits, out.shape = n, builtinType("Bit", ua.TypeIDUint64)
+	return ""
+}
+
+func builtinType(name string, t ua.TypeID) *shape {
+	return &shape{name: name, kind: shapeBuiltin, builtin: t}
 }
 
 // qualified splits the name of a type, with the prefixes that are in force.
@@ -290,7 +306,7 @@ func (ds *dictionaries) typeOf(n bsdName) *shape {
 
 // opcType returns the types that the language itself has.
 func opcType(name string) *shape {
-	t := ua.TypeIDNull
+	var t ua.TypeID
 	switch name {
 	case "Boolean":
 		t = ua.TypeIDBoolean
@@ -325,13 +341,13 @@ func opcType(name string) *shape {
 	default:
 		return nil
 	}
-	return &shape{name: name, kind: shapeBuiltin, builtin: t}
+	return builtinType(name, t)
 }
 
 // uaType returns the built-in types of OPC UA that are described in its own
 // dictionary, in terms that are no use to us.
 func uaType(name string) *shape {
-	t := ua.TypeIDNull
+	var t ua.TypeID
 	switch name {
 	case "XmlElement":
 		t = ua.TypeIDXMLElement
@@ -356,7 +372,7 @@ func uaType(name string) *shape {
 	default:
 		return opcType(name)
 	}
-	return &shape{name: name, kind: shapeBuiltin, builtin: t}
+	return builtinType(name, t)
 }
 
 // sequence decodes a structure that a dictionary describes.
@@ -470,7 +486,8 @@ func (d *decoder) readBits(n int) uint64 {
 			return 0
 		}
 		v |= uint64(d.data[0]>>d.bit&1) << i
-		if d.bit++; d.bit == 8 {
+		d.bit++
+		if d.bit == 8 {
 			d.bit, d.data = 0, d.data[1:]
 		}
 	}

@@ -208,10 +208,10 @@ func (d *decoder) union(s *shape) protocols.Value {
 
 // field decodes what a field has: one value, an array or a matrix.
 func (d *decoder) field(f *field) protocols.Value {
-	switch {
-	case f.rank == 0:
+	switch f.rank {
+	case 0:
 		return d.value(f.shape)
-	case f.rank == 1:
+	case 1:
 		n := int32(d.uint32())
 		if n < 0 || d.why != "" {
 			return protocols.Value{} // null
@@ -357,7 +357,7 @@ func (d *decoder) builtin(t ua.TypeID) protocols.Value {
 
 // rareBuiltin does for the types seldom seen in structures what builtin does.
 func (d *decoder) rareBuiltin(t ua.TypeID) protocols.Value {
-	switch t { //nolint:exhaustive // the others are builtin's
+	switch t {
 	case ua.TypeIDGUID:
 		if b := d.take(16); b != nil {
 			v, _ := rareScalar(&ua.GUID{Data1: binary.LittleEndian.Uint32(b), Data2: binary.LittleEndian.Uint16(b[4:]), Data3: binary.LittleEndian.Uint16(b[6:]), Data4: b[8:]})

@@ -104,7 +104,7 @@ func TestDecodeStructure(t *testing.T) {
 	optional := &shape{name: "O", kind: shapeOptional, fields: []field{fieldOf("a", builtinShape(ua.TypeIDByte), 0), fieldOf("b", builtinShape(ua.TypeIDByte), 0), fieldOf("c", builtinShape(ua.TypeIDByte), 0)}}
 	optional.fields[1].mask, optional.fields[2].mask = 1, 2
 	union := &shape{name: "U", kind: shapeUnion, fields: []field{fieldOf("a", builtinShape(ua.TypeIDByte), 0), fieldOf("b", builtinShape(ua.TypeIDString), 1)}}
-	variant := func(v any) *ua.Variant { return ua.MustVariant(v) }
+	variant := ua.MustVariant
 	b := testBook()
 	inner := ua.NewStringNodeID(900, "TE_Inner")
 	b.shapes[keyOf(inner)] = point

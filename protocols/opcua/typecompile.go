@@ -2,6 +2,7 @@ package opcua
 
 import (
 	"context"
+	"maps"
 
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
@@ -68,9 +69,7 @@ func (g *gatherer) finish(ctx context.Context) error {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for k, s := range ready {
-		b.shapes[k] = s
-	}
+	maps.Copy(b.shapes, ready)
 	return nil
 }
 

@@ -3,6 +3,7 @@ package opcua
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 
 	"github.com/gopcua/opcua/id"
@@ -554,7 +555,7 @@ func (g *gatherer) readDictionary(ctx context.Context, node *ua.NodeID) (string,
 	var space string
 	if text, ok := goodValueOf(got[0]).([]byte); ok {
 		if space, err = g.book.dicts.add(text); err != nil {
-			g.book.log.Warn("a type dictionary cannot be read: " + nodeIDText(node) + ": " + err.Error())
+			g.book.log.Warn("a type dictionary cannot be read", slog.String("node", nodeIDText(node)), slog.Any("err", err))
 		}
 	}
 	g.book.dictIDs[k] = space

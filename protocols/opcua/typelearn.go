@@ -68,12 +68,11 @@ func (b *bus) learnTypes(ctx context.Context, d *protocols.Device, tags []int, a
 		}
 		t := &d.Tags[tags[i]]
 		f := &form{book: book, dev: d, tag: t.Name, node: node}
-		switch dt := book.nodes[addrs[i].node()]; {
-		case dt == nil:
+		if dt := book.nodes[addrs[i].node()]; dt != nil {
+			f.fill(dt, t)
+		} else {
 			// Not there, or not now.
 			f.later = &laterForm{spec: t}
-		default:
-			f.fill(dt, t)
 		}
 		if f.plain {
 			f = plain

@@ -231,7 +231,7 @@ func TestLateType(t *testing.T) {
 					}
 					return
 				}
-				time.Sleep(50 * time.Millisecond)
+				<-time.After(50 * time.Millisecond)
 				if subscribe {
 					if err := srv.Set("ns=2;s=Late", structureOf(plcNode(5003), recipe(fmt.Sprint("late", i)))); err != nil {
 						t.Fatal(err)

@@ -105,7 +105,7 @@ func valueOf(v *ua.Variant, a *address) (protocols.Value, protocols.Reason) {
 // compound says that v is more than one value, or a list of such, of a
 // built-in type: a matrix, or of a type that holds others.
 func compound(v *ua.Variant) bool {
-	switch v.Type() { //nolint:exhaustive // the others hold none
+	switch v.Type() {
 	case ua.TypeIDExtensionObject, ua.TypeIDVariant, ua.TypeIDDataValue, ua.TypeIDDiagnosticInfo:
 		return true
 	}
