@@ -9,6 +9,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
+	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 
 	"millrace/protocols"
@@ -79,6 +80,7 @@ type dictionaries struct {
 	types map[bsdName]any // *bsdStructure, *bsdEnum or *bsdOpaque, until it is compiled
 	homes map[bsdName]*bsdDictionary
 	done  map[bsdName]*shape
+	known map[string]uint32 // the standard's structures: the number of their encoding, by name; nil until it is needed
 }
 
 type bsdName struct{ space, name string }
@@ -288,6 +290,26 @@ func qualified(name string, scopes ...[]xml.Attr) (space, local string, ok bool)
 	return "", local, false
 }
 
+// goShape returns the layout of a structure of the standard that gopcua knows;
+// nil if it does not.
+func (ds *dictionaries) goShape(name string) *shape {
+	if ds.known == nil {
+		const last = 33_000 // of the numbers that gopcua knows
+		ds.known = make(map[string]uint32)
+		for n := range uint32(last) {
+			if of, ok := strings.CutSuffix(id.Name(n), "_Encoding_DefaultBinary"); ok {
+				ds.known[of] = n
+			}
+		}
+	}
+	if n, ok := ds.known[name]; ok {
+		if t := goTypeOf(ua.NewNumericNodeID(0, n)); t != nil {
+			return &shape{name: name, kind: shapeGo, goType: t}
+		}
+	}
+	return nil
+}
+
 // typeOf returns the layout of what a field may have.
 func (ds *dictionaries) typeOf(n bsdName) *shape {
 	switch n.space {
@@ -297,7 +319,7 @@ func (ds *dictionaries) typeOf(n bsdName) *shape {
 		if s := uaType(n.name); s != nil {
 			return s
 		}
-		if s := goShape(n.name); s != nil {
+		if s := ds.goShape(n.name); s != nil {
 			return s
 		}
 	}

@@ -185,7 +185,7 @@ func TestDecodeStructure(t *testing.T) {
 		{"standard structure", one(&shape{kind: shapeAny}, 0), body(packed(ua.NewNumericNodeID(0, 886), 1, body(1.0, 2.0))), "{a:{Low:1,High:2}}"},
 		{"decimal", one(&shape{kind: shapeAny}, 0), body(packed(ua.NewNumericNodeID(0, 50), 1, []byte{2, 0, 0x85, 0xff})), `{a:"-1.23"}`},
 		{"unknown field", one(unknownShape("x", "because"), 0), body(1), "unsupported_type"},
-		{"inline standard", one(goShape("Range"), 0), body(1.0, 2.0), "{a:{Low:1,High:2}}"},
+		{"inline standard", one(newDictionaries().goShape("Range"), 0), body(1.0, 2.0), "{a:{Low:1,High:2}}"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()

@@ -191,16 +191,3 @@ func (b *typeBook) fieldShape(k nodeKey) *shape {
 	}
 	return &shape{kind: shapeBuiltin, builtin: ua.TypeID(root)}
 }
-
-// goShape returns the layout of a structure of the standard, by its name.
-func goShape(name string) *shape {
-	const last = 33_000 // of the numbers that gopcua knows
-	for n := range uint32(last) {
-		if id.Name(n) == name+"_Encoding_DefaultBinary" {
-			if t := goTypeOf(ua.NewNumericNodeID(0, n)); t != nil {
-				return &shape{name: name, kind: shapeGo, goType: t}
-			}
-		}
-	}
-	return nil
-}

@@ -2,6 +2,7 @@ package opcua
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -299,31 +300,53 @@ func namesIn(name string, v any) *enumeration {
 	return e
 }
 
-// read reads nodes, as many at once as the server takes. A server that refuses
-// altogether has said nothing: the answers are nil then.
+// read reads nodes, as many at once as the server takes. Where the server
+// refuses, or what it says cannot be understood, the answer is nil.
 func (g *gatherer) read(ctx context.Context, nodes []*ua.ReadValueID) ([]*ua.DataValue, error) {
-	out := make([]*ua.DataValue, 0, len(nodes))
+	out := make([]*ua.DataValue, len(nodes))
 	for lo := 0; lo < len(nodes); {
 		hi := min(lo+g.limit, len(nodes))
-		res, err := call[*ua.ReadResponse](ctx, g.s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes[lo:hi]})
-		if err == nil && len(res.Results) != hi-lo {
-			err = fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), hi-lo)
+		err := g.readSome(ctx, nodes[lo:hi], out[lo:hi])
+		if unsupported(err) {
+			return out, nil //nolint:nilerr // the server says nothing
 		}
-		switch {
-		case err == nil:
-			out = append(out, res.Results...)
-		case hi-lo > 1 && (wantsFewer(err) || g.survives(err)):
-			g.limit = (hi - lo) / 2
-			continue
-		case g.survives(err):
-			out = append(out, nil)
-		default:
+		if err != nil {
 			return nil, err
 		}
 		lo = hi
 	}
 	return out, nil
 }
+
+// readSome reads nodes in one request, or in smaller and smaller ones until the
+// one that cannot be answered stands alone.
+func (g *gatherer) readSome(ctx context.Context, nodes []*ua.ReadValueID, out []*ua.DataValue) error {
+	res, err := call[*ua.ReadResponse](ctx, g.s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes})
+	if err == nil && len(res.Results) != len(nodes) {
+		err = fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
+	}
+	if err == nil {
+		copy(out, res.Results)
+		return nil
+	}
+	if unsupported(err) || !g.survives(err) {
+		return err
+	}
+	half := len(nodes) / 2
+	if half == 0 {
+		return nil
+	}
+	if wantsFewer(err) {
+		g.limit = min(g.limit, half)
+	}
+	if err := g.readSome(ctx, nodes[:half], out[:half]); err != nil {
+		return err
+	}
+	return g.readSome(ctx, nodes[half:], out[half:])
+}
+
+// unsupported says that the server does not offer a service at all.
+func unsupported(err error) bool { return errors.Is(err, ua.StatusBadServiceUnsupported) }
 
 // survives says that the connection is still there after an error: the
 // server refused, or what it said could not be understood.
@@ -405,36 +428,52 @@ const maxBrowse = 100
 // references returns the references of nodes, both ways. A node that cannot be
 // browsed has none.
 func (g *gatherer) references(ctx context.Context, nodes []*ua.NodeID) ([][]*ua.ReferenceDescription, error) {
-	const referenceType, isForward, browseName = 1, 2, 8 // of the result mask (Part 4, 5.9.2)
 	out := make([][]*ua.ReferenceDescription, len(nodes))
-	limit := min(maxBrowse, max(1, g.limit))
 	for lo := 0; lo < len(nodes); {
-		hi := min(lo+limit, len(nodes))
-		req := &ua.BrowseRequest{View: &ua.ViewDescription{ViewID: ua.NewTwoByteNodeID(0)}}
-		for _, n := range nodes[lo:hi] {
-			req.NodesToBrowse = append(req.NodesToBrowse, &ua.BrowseDescription{
-				NodeID: n, BrowseDirection: ua.BrowseDirectionBoth, ReferenceTypeID: ua.NewTwoByteNodeID(0), IncludeSubtypes: true,
-				ResultMask: referenceType | isForward | browseName,
-			})
+		hi := min(lo+maxBrowse, lo+g.limit, len(nodes))
+		err := g.browseSome(ctx, nodes[lo:hi], out[lo:hi])
+		if unsupported(err) {
+			return out, nil //nolint:nilerr // the server says nothing
 		}
-		res, err := call[*ua.BrowseResponse](ctx, g.s, req)
-		if err == nil && len(res.Results) != hi-lo {
-			err = fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), hi-lo)
-		}
-		switch {
-		case err == nil:
-			if err := g.collect(ctx, out[lo:hi], res.Results); err != nil {
-				return nil, err
-			}
-		case hi-lo > 1 && (wantsFewer(err) || g.survives(err)):
-			limit = (hi - lo) / 2
-			continue
-		case !g.survives(err):
+		if err != nil {
 			return nil, err
 		}
 		lo = hi
 	}
 	return out, nil
+}
+
+// browseSome does for references what readSome does for attributes.
+func (g *gatherer) browseSome(ctx context.Context, nodes []*ua.NodeID, out [][]*ua.ReferenceDescription) error {
+	const referenceType, isForward, browseName = 1, 2, 8 // of the result mask (Part 4, 5.9.2)
+	req := &ua.BrowseRequest{View: &ua.ViewDescription{ViewID: ua.NewTwoByteNodeID(0)}}
+	for _, n := range nodes {
+		req.NodesToBrowse = append(req.NodesToBrowse, &ua.BrowseDescription{
+			NodeID: n, BrowseDirection: ua.BrowseDirectionBoth, ReferenceTypeID: ua.NewTwoByteNodeID(0), IncludeSubtypes: true,
+			ResultMask: referenceType | isForward | browseName,
+		})
+	}
+	res, err := call[*ua.BrowseResponse](ctx, g.s, req)
+	if err == nil && len(res.Results) != len(nodes) {
+		err = fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
+	}
+	if err == nil {
+		return g.collect(ctx, out, res.Results)
+	}
+	if unsupported(err) || !g.survives(err) {
+		return err
+	}
+	half := len(nodes) / 2
+	if half == 0 {
+		return nil
+	}
+	if wantsFewer(err) {
+		g.limit = min(g.limit, half)
+	}
+	if err := g.browseSome(ctx, nodes[:half], out[:half]); err != nil {
+		return err
+	}
+	return g.browseSome(ctx, nodes[half:], out[half:])
 }
 
 // maxReferences is how many references of one node are looked at.
@@ -609,7 +648,7 @@ func (ds *dictionaries) lacksType(n bsdName, seen map[bsdName]bool) bool {
 	for i := range s.Fields {
 		f := &s.Fields[i]
 		space, name, ok := qualified(f.Type, f.Attrs, s.Attrs, dict.Attrs)
-		if !ok || space == schemaOPC || space == schemaUA && (uaType(name) != nil || goShape(name) != nil) {
+		if !ok || space == schemaOPC || space == schemaUA && (uaType(name) != nil || ds.goShape(name) != nil) {
 			continue
 		}
 		if ds.lacksType(bsdName{space, name}, seen) {

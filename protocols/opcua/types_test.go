@@ -23,7 +23,7 @@ type typeServer struct {
 	asked   atomic.Int64 // attributes DataType
 	started atomic.Int64
 	changed atomic.Bool // the enumeration has other names
-	hidden  atomic.Bool // the late structure is not described yet
+	hidden  atomic.Bool // nobody knows the enumeration's variable yet
 }
 
 const plcDictionary = `<opc:TypeDictionary xmlns:opc="http://opcfoundation.org/BinarySchema/" xmlns:ua="http://opcfoundation.org/UA/" xmlns:tns="urn:plc" DefaultByteOrder="LittleEndian" TargetNamespace="urn:plc">
@@ -74,6 +74,9 @@ func newTypeServer(tb testing.TB, more ...opcuatest.Node) *typeServer {
 			case "Late":
 				return ua.NewNumericNodeID(0, id.Structure)
 			case "Mode", "Number":
+				if s.hidden.Load() {
+					return ua.StatusBadNodeIDUnknown
+				}
 				return plcNode(3002)
 			}
 		case n.Namespace() == 0 && n.IntID() == id.Server_ServerStatus_StartTime && a == ua.AttributeIDValue:
@@ -105,9 +108,6 @@ func newTypeServer(tb testing.TB, more ...opcuatest.Node) *typeServer {
 		case 3002:
 			return []*ua.ReferenceDescription{refTo(id.HasSubtype, false, ua.NewNumericNodeID(0, id.Enumeration), "Enumeration"), refTo(id.HasProperty, true, plcNode(6004), "EnumStrings")}
 		case 5001, 5003:
-			if n.IntID() == 5003 && s.hidden.Load() {
-				return nil
-			}
 			return []*ua.ReferenceDescription{refTo(id.HasEncoding, false, plcNode(n.IntID()-2000), "Recipe"), refTo(id.HasDescription, true, plcNode(n.IntID()+1000), "Recipe")}
 		case 6001, 6003:
 			return []*ua.ReferenceDescription{refTo(id.HasComponent, false, plcNode(6002), "Dictionary")}
@@ -243,6 +243,29 @@ func TestLateType(t *testing.T) {
 	}
 }
 
+// TestLateNode has a value come of a node that was not there when the types
+// were asked for.
+func TestLateNode(t *testing.T) {
+	t.Parallel()
+	srv := newTypeServer(t)
+	srv.hidden.Store(true)
+	d := device(srv.Endpoint(), "ns=2;s=Mode")
+	b := open(t, driver(t), d)
+	connect(t, b)
+	s, err := b.Plan(d, allTags(d))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := make([]protocols.Reading, 1)
+	if s.Read(context.Background(), out); show(out[0]) != "1" {
+		t.Fatal(show(out[0]))
+	}
+	srv.hidden.Store(false)
+	if s.Read(context.Background(), out); show(out[0]) != "手动" {
+		t.Fatal(show(out[0]))
+	}
+}
+
 // BenchmarkLearnTypes finds the types of 10,000 tags.
 func BenchmarkLearnTypes(b *testing.B) {
 	var nodes []opcuatest.Node
@@ -267,4 +290,34 @@ func BenchmarkLearnTypes(b *testing.B) {
 	}
 	b.ReportMetric(float64((first-later).Milliseconds())/float64(b.N), "ms/learn")
 	b.ReportMetric(float64(later.Milliseconds())/float64(b.N), "ms/read")
+}
+
+// BenchmarkStructures polls 1,000 structures, the simulator included.
+func BenchmarkStructures(b *testing.B) {
+	var addresses []string
+	var nodes []opcuatest.Node
+	for i := range 1000 {
+		a := fmt.Sprintf("ns=2;s=Recipe%d", i)
+		nodes = append(nodes, opcuatest.Node{NodeID: a, Value: func(time.Time) any { return structureOf(plcNode(5001), recipe("钢", 1.5, 2, 3, 4)) }})
+		addresses = append(addresses, a)
+	}
+	srv := newTypeServer(b, nodes...)
+	d := device(srv.Endpoint(), append(addresses, "ns=2;s=Recipe")...)
+	bus := open(b, driver(b), d)
+	connect(b, bus)
+	s, err := bus.Plan(d, allTags(d))
+	if err != nil {
+		b.Fatal(err)
+	}
+	out := make([]protocols.Reading, len(d.Tags))
+	s.Read(context.Background(), out)
+	began, values := cpu(), 0
+	for b.Loop() {
+		s.Read(context.Background(), out)
+		values += len(out)
+	}
+	if show(out[0]) != "{Name:钢 Steps:[1.5 2 3 4]}" {
+		b.Fatal(show(out[0]))
+	}
+	report(b, values, cpu()-began)
 }

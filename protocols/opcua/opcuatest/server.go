@@ -46,7 +46,8 @@ type Options struct {
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
 	// Attribute, if not nil, says what an attribute of a node is, as a value's Go
-	// type; nil: what it would be otherwise.
+	// type, or what it fails with, as a ua.StatusCode; nil: what it would be
+	// otherwise.
 	Attribute func(node *ua.NodeID, a ua.AttributeID) any
 	// References, if not nil, says what a node refers to; nil: what it would
 	// otherwise.

@@ -221,7 +221,11 @@ func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {
 
 func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 	if s.o.Attribute != nil {
-		if v := s.o.Attribute(r.NodeID, r.AttributeID); v != nil {
+		v := s.o.Attribute(r.NodeID, r.AttributeID)
+		if status, ok := v.(ua.StatusCode); ok {
+			return badValue(status)
+		}
+		if v != nil {
 			return goodValue(v)
 		}
 	}
