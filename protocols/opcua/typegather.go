@@ -308,7 +308,7 @@ func (g *gatherer) read(ctx context.Context, nodes []*ua.ReadValueID) ([]*ua.Dat
 		hi := min(lo+g.limit, len(nodes))
 		err := g.readSome(ctx, nodes[lo:hi], out[lo:hi])
 		if unsupported(err) {
-			return out, nil //nolint:nilerr // the server says nothing
+			return out, nil
 		}
 		if err != nil {
 			return nil, err
@@ -433,7 +433,7 @@ func (g *gatherer) references(ctx context.Context, nodes []*ua.NodeID) ([][]*ua.
 		hi := min(lo+maxBrowse, lo+g.limit, len(nodes))
 		err := g.browseSome(ctx, nodes[lo:hi], out[lo:hi])
 		if unsupported(err) {
-			return out, nil //nolint:nilerr // the server says nothing
+			return out, nil
 		}
 		if err != nil {
 			return nil, err

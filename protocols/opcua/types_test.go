@@ -257,11 +257,13 @@ func TestLateNode(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := make([]protocols.Reading, 1)
-	if s.Read(context.Background(), out); show(out[0]) != "1" {
+	s.Read(context.Background(), out)
+	if show(out[0]) != "1" {
 		t.Fatal(show(out[0]))
 	}
 	srv.hidden.Store(false)
-	if s.Read(context.Background(), out); show(out[0]) != "手动" {
+	s.Read(context.Background(), out)
+	if show(out[0]) != "手动" {
 		t.Fatal(show(out[0]))
 	}
 }
