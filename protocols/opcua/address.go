@@ -22,6 +22,7 @@ type address struct {
 	bytes []byte // of kind b; of kind g the 16 bytes in the order they are written
 	rng   string // index range as the services want it, such as "0:3"; may be empty
 	one   bool   // rng names a single element: its value is that element
+	form  *form  // what is known of the node's data type, at the server that is connected; nil: nothing
 }
 
 // exampleAddress is part of every message about a wrong address.
@@ -31,7 +32,8 @@ const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001 or nsu=htt
 //
 //	[ns=N; | nsu=URI;] (i=NUMBER | s=TEXT | g=GUID | b=BASE64) [range]
 //
-// where the range is [a:b], both ends included, or [n] for one element.
+// where the range is [a:b], both ends included, or [n] for one element; a
+// matrix has one for each of its dimensions, as in [0:3,1:2].
 //
 // String identifiers often end in a bracket of their own: Siemens, Beckhoff
 // and CODESYS servers name the element of an array `"DB1"."Speeds"[2]`. So
@@ -102,24 +104,36 @@ func (a *address) cutRange(id string) (string, error) {
 	if a.kind == 's' && !looksLikeRange(inner) {
 		return id, nil
 	}
-	if strings.Contains(inner, ",") {
-		return "", fmt.Errorf("the index range [%s] has several dimensions; only one is read in this version", inner)
+	a.one = true
+	for i, dim := range strings.Split(inner, ",") {
+		rng, one, err := dimension(dim)
+		if err != nil {
+			return "", fmt.Errorf("[%s] is no index range; write [2], [0:3] or, for a matrix, [0:3,1:2], the smaller index first, counted from 0", inner)
+		}
+		if i > 0 {
+			rng = "," + rng
+		}
+		a.rng, a.one = a.rng+rng, a.one && one
 	}
-	from, to, both := strings.Cut(inner, ":")
+	return id[:at], nil
+}
+
+// dimension reads the range of one dimension, and writes it as the services want
+// it: one of a single element has no colon (Part 4, 7.27).
+func dimension(s string) (rng string, one bool, err error) {
+	from, to, both := strings.Cut(s, ":")
 	lo, err := strconv.ParseUint(from, 10, 31)
 	hi := lo
 	if err == nil && both {
 		hi, err = strconv.ParseUint(to, 10, 31)
 	}
 	if err != nil || hi < lo {
-		return "", fmt.Errorf("[%s] is no index range; write [2] or [0:3], the smaller index first, counted from 0", inner)
+		return "", false, fmt.Errorf("%q is no range", s)
 	}
-	// Part 4, 7.27: a range of one element is written without a colon.
-	a.rng, a.one = strconv.FormatUint(lo, 10), true
-	if hi > lo {
-		a.rng, a.one = a.rng+":"+strconv.FormatUint(hi, 10), false
+	if hi == lo {
+		return strconv.FormatUint(lo, 10), true, nil
 	}
-	return id[:at], nil
+	return strconv.FormatUint(lo, 10) + ":" + strconv.FormatUint(hi, 10), false, nil
 }
 
 // looksLikeRange says that s consists of digits with a colon among them.
@@ -199,4 +213,13 @@ func indexOf(list []string, s string) int {
 		}
 	}
 	return -1
+}
+
+// node is the NodeId that a names, as the key of a map: what was written, but
+// for the range.
+func (a *address) node() string {
+	if a.kind == 's' && a.uri == "" {
+		return strconv.Itoa(int(a.ns)) + "s" + a.text
+	}
+	return fmt.Sprintf("%d %s %c %d %s %x", a.ns, a.uri, a.kind, a.num, a.text, a.bytes)
 }

@@ -14,7 +14,9 @@ import (
 type scan struct {
 	bus   *bus
 	dev   *protocols.Device
+	tags  []int
 	addrs []address
+	book  *typeBook // that the addresses were prepared with
 
 	generation uint64            // of the session that nodes was made for
 	nodes      []*ua.ReadValueID // those that can be asked for
@@ -27,7 +29,7 @@ func (b *bus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &scan{bus: b, dev: d, addrs: addrs}, nil
+	return &scan{bus: b, dev: d, tags: tags, addrs: addrs}, nil
 }
 
 // resolve makes the NodeIds for this session: the index of a namespace may
@@ -62,6 +64,12 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	if s.generation != s.bus.generation {
 		s.resolve(s.bus.session.namespaces)
 	}
+	if err := s.learnTypes(ctx); err != nil {
+		p := &progress{out: out}
+		s.markUnresolved(p)
+		p.res.Requests = 1 + s.fail(p, 0, len(s.nodes), err)/(s.bus.session.limits.perRead+1)
+		return p.res
+	}
 	p := &progress{out: out}
 	if len(s.nodes) < len(s.addrs) {
 		s.markUnresolved(p)
@@ -76,6 +84,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		}
 		lo = hi
 	}
+	p.res.Learnt = s.book.learnt(s.dev.ID)
 	return p.res
 }
 
@@ -148,11 +157,15 @@ func (s *scan) readHalves(ctx context.Context, p *progress, lo, mid, hi int) err
 func (s *scan) take(p *progress, n int, dv *ua.DataValue) {
 	i := s.pos[n]
 	r := &p.out[i]
-	s.bus.driver.symbols.fill(r, dv, s.addrs[i].one)
+	s.bus.driver.symbols.fill(r, dv, &s.addrs[i])
 	if r.Quality == protocols.Bad && p.res.Err == nil {
 		text := string(r.Reason)
 		if dv != nil && isBad(dv.Status) {
 			text = s.bus.driver.symbols.statusText(dv.Status)
+		} else if f := s.addrs[i].form; f != nil && f.dev != nil {
+			if words := f.book.wordsFor(f); words != "" {
+				text += ", " + words
+			}
 		}
 		p.res.Err = &protocols.Error{
 			Kind: protocols.KindRefused, Reason: r.Reason,

@@ -44,7 +44,8 @@ type session struct {
 	token      *ua.NodeID // the authentication token that each request carries
 	limits     limits
 	namespaces []string
-	pub        *publisher // nil until the first subscription
+	types      atomic.Pointer[typeBook] // what is known of the server's data types
+	pub        *publisher               // nil until the first subscription
 
 	notes  []string    // what is to be said of its security
 	watch  *trustWatch // nil: the server's certificate is not checked

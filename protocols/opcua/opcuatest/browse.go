@@ -17,6 +17,12 @@ func (s *Server) browse(req *ua.BrowseRequest) ua.Response {
 
 func (s *Server) browseNode(b *ua.BrowseDescription) *ua.BrowseResult {
 	r := &ua.BrowseResult{References: []*ua.ReferenceDescription{}}
+	if s.o.References != nil {
+		if refs := s.o.References(b.NodeID); refs != nil {
+			r.References = refs
+			return r
+		}
+	}
 	switch {
 	case b.NodeID == nil || b.NodeID.Namespace() != 0 || b.BrowseDirection == ua.BrowseDirectionInverse:
 	case b.NodeID.IntID() == id.RootFolder:

@@ -66,6 +66,13 @@ type Options struct {
 	// OneBadItemFailsAll has a CreateMonitoredItems fail as a whole for one
 	// unknown node.
 	OneBadItemFailsAll bool
+	// Attribute, if not nil, says what an attribute of a node is, as a value's Go
+	// type, or what it fails with, as a ua.StatusCode; nil: what it would be
+	// otherwise.
+	Attribute func(node *ua.NodeID, a ua.AttributeID) any
+	// References, if not nil, says what a node refers to; nil: what it would
+	// otherwise.
+	References func(node *ua.NodeID) []*ua.ReferenceDescription
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 )
@@ -284,6 +285,15 @@ func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {
 }
 
 func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
+	if s.o.Attribute != nil {
+		v := s.o.Attribute(r.NodeID, r.AttributeID)
+		if status, ok := v.(ua.StatusCode); ok {
+			return badValue(status)
+		}
+		if v != nil {
+			return goodValue(v)
+		}
+	}
 	n := s.space.find(r.NodeID)
 	if n == nil {
 		return badValue(ua.StatusBadNodeIDUnknown)
@@ -294,6 +304,8 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 			return badValue(ua.StatusBadIndexRangeNoData)
 		}
 		return n.current(now)
+	case ua.AttributeIDDataType:
+		return goodValue(ua.NewNumericNodeID(0, uint32(typeOf(n.current(now)))))
 	case ua.AttributeIDNodeClass:
 		return goodValue(int32(ua.NodeClassVariable))
 	case ua.AttributeIDBrowseName:
@@ -314,4 +326,12 @@ func goodValue(v any) *ua.DataValue {
 		return badValue(ua.StatusBadInternalError)
 	}
 	return &ua.DataValue{EncodingMask: ua.DataValueValue, Value: variant}
+}
+
+// typeOf is the built-in type of a value, which is the data type as well.
+func typeOf(dv *ua.DataValue) ua.TypeID {
+	if dv == nil || dv.Value == nil || dv.Value.Type() == ua.TypeIDNull {
+		return id.BaseDataType
+	}
+	return dv.Value.Type()
 }
