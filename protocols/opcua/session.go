@@ -49,6 +49,9 @@ type session struct {
 
 	namespaces []string
 	pub        *publisher // nil until the first subscription
+
+	limitsOfBrowse browseLimits
+	paths          pathBook // what browse paths lead to
 }
 
 // errUnproven is behind every way in which a server failed to prove that it

@@ -95,6 +95,9 @@ func intervals(d *protocols.Device, tags []int) []time.Duration {
 
 // create makes the subscription on the server, with its monitored items.
 func (p *publisher) create(ctx context.Context, sub *subscription, interval time.Duration) error {
+	if err := p.bus.resolvePaths(ctx, sub.addrs); err != nil {
+		return err
+	}
 	keepAliveCount := max(1, uint32(keepAlive/interval))
 	res, err := call[*ua.CreateSubscriptionResponse](ctx, p.session, &ua.CreateSubscriptionRequest{
 		RequestedPublishingInterval: milliseconds(interval),
@@ -139,7 +142,11 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func (p *publisher) createItems(ctx context.Context, sub *subscription, interval time.Duration, lo, hi int) error {
 	req := &ua.CreateMonitoredItemsRequest{SubscriptionID: sub.id, TimestampsToReturn: ua.TimestampsToReturnBoth}
 	for h := lo; h < hi; h++ {
-		node, ok := sub.addrs[h].nodeID(p.session.namespaces)
+		node, ok := p.session.nodeOf(&sub.addrs[h])
+		if !ok && sub.addrs[h].kind == pathKind {
+			sub.fail(h, p.bus.whyNoNode(&sub.addrs[h]).Reason) // it was logged where it was resolved
+			continue
+		}
 		if !ok {
 			sub.fail(h, protocols.NoSuchNode)
 			p.log.Warn("a tag's namespace is not on the server", slog.String("device", sub.dev.ID), slog.String("tag", sub.tagName(h)), slog.String("namespace", sub.addrs[h].uri))

@@ -45,6 +45,9 @@ type Options struct {
 	// keeps it from telling them.
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
+	// Tree, if not nil, has more nodes; Browse says how much is shown at once.
+	Tree   Tree
+	Browse BrowseLimits
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.
@@ -57,6 +60,7 @@ type Server struct {
 	o      Options
 	ln     net.Listener
 	space  *space
+	points points
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 

@@ -61,7 +61,11 @@ func (c *client) handle(ctx context.Context, reqID uint32, req ua.Request) (ua.R
 	case *ua.ReadRequest:
 		return c.srv.read(req)
 	case *ua.BrowseRequest:
-		return c.srv.browse(req), nil
+		return c.srv.browse(req)
+	case *ua.BrowseNextRequest:
+		return c.srv.browseNext(req), nil
+	case *ua.TranslateBrowsePathsToNodeIDsRequest:
+		return c.srv.translate(req), nil
 	case *ua.CreateSubscriptionRequest:
 		return s.createSubscription(req), nil
 	case *ua.DeleteSubscriptionsRequest:
@@ -219,6 +223,9 @@ func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {
 }
 
 func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
+	if dv := s.treeAttribute(r); dv != nil {
+		return dv
+	}
 	n := s.space.find(r.NodeID)
 	if n == nil {
 		return badValue(ua.StatusBadNodeIDUnknown)
@@ -235,6 +242,9 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 		return goodValue(&ua.QualifiedName{NamespaceIndex: n.id.Namespace(), Name: n.name})
 	case ua.AttributeIDDisplayName:
 		return goodValue(ua.NewLocalizedText(n.name))
+	}
+	if dv := standardAttribute(n, r.AttributeID, now); dv != nil {
+		return dv
 	}
 	return badValue(ua.StatusBadAttributeIDInvalid)
 }

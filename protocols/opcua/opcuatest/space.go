@@ -58,6 +58,7 @@ func newSpace(o *Options) (*space, error) {
 		{"State", fmt.Sprintf("i=%d", id.Server_ServerStatus_State), func(time.Time) any { return int32(ua.ServerStateRunning) }},
 		{"MaxNodesPerRead", fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), limit(o.MaxNodesPerRead)},
 		{"MaxMonitoredItemsPerCall", fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), limit(o.MaxItemsPerCall)},
+		{"MaxNodesPerBrowse", fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse), limit(o.Browse.Nodes)},
 	}
 	for _, n := range slices.Concat(standard, o.Nodes) {
 		nodeID, err := ua.ParseNodeID(n.NodeID)
