@@ -23,10 +23,10 @@ type address struct {
 	rng   string // index range as the services want it, such as "0:3"; may be empty
 	one   bool   // rng names a single element: its value is that element
 	path  []pathSegment
+	found *ua.NodeID // what a path leads to in the present session; nil: to none. See bus.resolvePaths
 }
 
-// pathKind is the kind of an address that is a browse path. It has a NodeId
-// only within a session: see session.nodeOf.
+// pathKind is the kind of an address that is a browse path.
 const pathKind = '/'
 
 // exampleAddress is part of every message about a wrong address.
@@ -186,10 +186,10 @@ func (a *address) setIdentifier(id string) error {
 }
 
 // nodeID returns the NodeId of a at a server with the given namespaces; false
-// if it has no namespace with the address's URI, or is a browse path.
+// if it has no namespace with the address's URI, or a path leads nowhere.
 func (a *address) nodeID(namespaces []string) (*ua.NodeID, bool) {
 	if a.kind == pathKind {
-		return nil, false
+		return a.found, a.found != nil
 	}
 	ns := a.ns
 	if a.uri != "" {

@@ -80,7 +80,7 @@ func (b *browser) browse(ctx context.Context, nodes []*ua.NodeID, sink browseSin
 	for lo := 0; lo < len(nodes); {
 		hi := min(lo+b.nodes, len(nodes))
 		began := time.Now()
-		again, err := b.once(ctx, nodes, span(lo, hi), sink)
+		again, err := b.once(ctx, nodes, numbers(lo, hi), sink)
 		if err != nil {
 			smaller, fatal := b.afterError(ctx, err, hi-lo)
 			switch {
@@ -101,8 +101,8 @@ func (b *browser) browse(ctx context.Context, nodes []*ua.NodeID, sink browseSin
 	return nil
 }
 
-// span returns the numbers from lo to hi.
-func span(lo, hi int) []int {
+// numbers returns the numbers from lo to hi.
+func numbers(lo, hi int) []int {
 	all := make([]int, hi-lo)
 	for i := range all {
 		all[i] = lo + i

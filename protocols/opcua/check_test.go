@@ -32,7 +32,6 @@ func TestCheck(t *testing.T) {
 		"auto and None": {func(d *protocols.Device) { d.OPCUA.SecurityPolicy, d.OPCUA.SecurityMode = "auto", "None" }, -1, "security.mode", "policy: None"},
 		"password":      {func(d *protocols.Device) { d.OPCUA.Password = "geheim" }, -1, "auth.username", "no user name"},
 		"address":       {func(d *protocols.Device) { d.Tags[1].Address = "holding:1" }, 1, "address", "ns=2;s=Line1.Speed"},
-		"type":          {func(d *protocols.Device) { d.Tags[0].Type = "int16" }, 0, "type", "server says the type"},
 		"order":         {func(d *protocols.Device) { d.Tags[0].Order = protocols.CDAB }, 0, "order", "no byte order"},
 	} {
 		t.Run(name, func(t *testing.T) {

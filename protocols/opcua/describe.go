@@ -22,7 +22,7 @@ type describer struct {
 	bus     *bus
 	attrs   []ua.AttributeID
 	details bool
-	types   map[string]*dataType // by the text of their NodeIds
+	types   map[string]*typeLabel // by the text of their NodeIds
 	calls   int
 }
 
@@ -133,7 +133,7 @@ func (w *walker) handOn(v *visit, d *description) error {
 	if t := w.describer.typeOf(d); t != nil {
 		out.Type = t.name + rankText(d.attrs[1])
 		if t.number {
-			out.Min, out.Max = limits(d.euRange, d.instrument)
+			out.Min, out.Max = rangeOf(d.euRange, d.instrument)
 		}
 	}
 	if eu, ok := structure(d.unit).(*ua.EUInformation); ok && eu.DisplayName != nil {
@@ -211,9 +211,9 @@ func structure(dv *ua.DataValue) any {
 	return nil
 }
 
-// limits returns the first range that says something. A range from 0 to 0 is
+// rangeOf returns the first range that says something. A range from 0 to 0 is
 // one that nobody filled in.
-func limits(ranges ...*ua.DataValue) (low, high *float64) {
+func rangeOf(ranges ...*ua.DataValue) (low, high *float64) {
 	for _, dv := range ranges {
 		r, ok := structure(dv).(*ua.Range)
 		if ok && r.Low < r.High && !math.IsInf(r.Low, 0) && !math.IsInf(r.High, 0) {
@@ -235,16 +235,16 @@ func rankText(dv *ua.DataValue) string {
 	return strings.Repeat("[]", int(min(rank, 10)))
 }
 
-// dataType is what is known of a data type.
-type dataType struct {
+// typeLabel is what is known of a data type.
+type typeLabel struct {
 	name   string
 	number bool
 }
 
 // builtInTypes are the types that need no looking up, by the text of their
 // NodeIds: the built-in ones (Part 6, 5.1.2) and the abstract numbers.
-func builtInTypes() map[string]*dataType {
-	types := make(map[string]*dataType)
+func builtInTypes() map[string]*typeLabel {
+	types := make(map[string]*typeLabel)
 	for i, name := range []string{
 		"Boolean", "SByte", "Byte", "Int16", "UInt16", "Int32", "UInt32", "Int64", "UInt64", "Float", "Double", "String",
 		"DateTime", "Guid", "ByteString", "XmlElement", "NodeId", "ExpandedNodeId", "StatusCode", "QualifiedName",
@@ -252,12 +252,12 @@ func builtInTypes() map[string]*dataType {
 	} {
 		n := i + 1
 		number := n >= id.SByte && n <= id.Double || n >= id.Number && n <= id.UInteger
-		types[fmt.Sprintf("i=%d", n)] = &dataType{name, number}
+		types[fmt.Sprintf("i=%d", n)] = &typeLabel{name, number}
 	}
 	return types
 }
 
-func (d *describer) typeOf(one *description) *dataType {
+func (d *describer) typeOf(one *description) *typeLabel {
 	if n, ok := plainValue(one.attrs[0]).(*ua.NodeID); ok && n != nil {
 		return d.types[nodeIDText(n)]
 	}
@@ -306,7 +306,7 @@ func (d *describer) learnTypes(ctx context.Context, all []description) error {
 	}
 	for key, u := range fresh {
 		if d.types[key] == nil {
-			d.types[key] = &dataType{name: u.name}
+			d.types[key] = &typeLabel{name: u.name}
 		}
 	}
 	return nil
@@ -321,7 +321,7 @@ func (d *describer) settle(all []*unknownType) []*unknownType {
 			continue
 		}
 		if u.above == nil {
-			d.types[key] = &dataType{name: u.name}
+			d.types[key] = &typeLabel{name: u.name}
 			continue
 		}
 		base := d.types[nodeIDText(u.above)]
@@ -329,7 +329,7 @@ func (d *describer) settle(all []*unknownType) []*unknownType {
 		case base == nil:
 			open = append(open, u)
 		case isStandard(u.above, id.Structure), isStandard(u.above, id.Enumeration), isStandard(u.above, id.BaseDataType):
-			d.types[key] = &dataType{name: u.name}
+			d.types[key] = &typeLabel{name: u.name}
 		case u.above.Namespace() == 0 && u.above.IntID() <= id.UInteger:
 			d.types[key] = base
 		default: // a base that was looked up before: the same kind

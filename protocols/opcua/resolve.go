@@ -92,19 +92,7 @@ func (p *pathBook) forget(a *address, now time.Time) {
 	}
 }
 
-// nodeOf returns the NodeId of an address in this session; false if it leads
-// to none. Paths must have been resolved before.
-func (s *session) nodeOf(a *address) (*ua.NodeID, bool) {
-	if a.kind != pathKind {
-		return a.nodeID(s.namespaces)
-	}
-	if e := s.paths.get(a); e != nil && e.node != nil {
-		return e.node, true
-	}
-	return nil, false
-}
-
-// whyNoNode says why nodeOf has none.
+// whyNoNode says why an address has no NodeId in this session.
 func (b *bus) whyNoNode(a *address) *protocols.Error {
 	if a.kind != pathKind {
 		return b.errNoNamespace(a.uri)
@@ -117,13 +105,24 @@ func (b *bus) whyNoNode(a *address) *protocols.Error {
 }
 
 // resolvePaths finds out what the browse paths among addrs lead to, as far as
-// that is not known; for one that led nowhere, again after a while. Its error
-// says that the connection, not a path, is at fault.
+// that is not known; for one that led nowhere, again after a while. It must be
+// called in each session before their NodeIds are used. Its error says that
+// the connection, not a path, is at fault.
 func (b *bus) resolvePaths(ctx context.Context, addrs []address) error {
-	ends := b.session.paths.wanted(addrs, time.Now())
-	if len(ends) == 0 {
-		return nil
+	if ends := b.session.paths.wanted(addrs, time.Now()); len(ends) > 0 {
+		if err := b.resolveEnds(ctx, ends); err != nil {
+			return err
+		}
 	}
+	for i := range addrs {
+		if a := &addrs[i]; a.kind == pathKind {
+			a.found = b.session.paths.get(a).node
+		}
+	}
+	return nil
+}
+
+func (b *bus) resolveEnds(ctx context.Context, ends []*pathEnd) error {
 	if err := b.readBrowseLimits(ctx); err != nil {
 		return err
 	}

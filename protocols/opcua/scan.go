@@ -40,7 +40,7 @@ func (s *scan) resolve(ctx context.Context) error {
 	}
 	s.nodes, s.pos, s.retry = s.nodes[:0], s.pos[:0], time.Time{}
 	for i := range s.addrs {
-		if node, ok := s.bus.session.nodeOf(&s.addrs[i]); ok {
+		if node, ok := s.addrs[i].nodeID(s.bus.session.namespaces); ok {
 			s.nodes = append(s.nodes, valueOfNode(node, s.addrs[i].rng))
 			s.pos = append(s.pos, i)
 		} else if s.addrs[i].kind == pathKind {
@@ -107,7 +107,7 @@ func (s *scan) markUnresolved(p *progress) {
 		if a.kind != pathKind && a.uri == "" {
 			continue
 		}
-		if _, ok := s.bus.session.nodeOf(a); ok {
+		if _, ok := a.nodeID(s.bus.session.namespaces); ok {
 			continue
 		}
 		err := s.bus.whyNoNode(a)

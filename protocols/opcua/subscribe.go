@@ -142,7 +142,7 @@ func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Mi
 func (p *publisher) createItems(ctx context.Context, sub *subscription, interval time.Duration, lo, hi int) error {
 	req := &ua.CreateMonitoredItemsRequest{SubscriptionID: sub.id, TimestampsToReturn: ua.TimestampsToReturnBoth}
 	for h := lo; h < hi; h++ {
-		node, ok := p.session.nodeOf(&sub.addrs[h])
+		node, ok := sub.addrs[h].nodeID(p.session.namespaces)
 		if !ok && sub.addrs[h].kind == pathKind {
 			sub.fail(h, p.bus.whyNoNode(&sub.addrs[h]).Reason) // it was logged where it was resolved
 			continue

@@ -124,14 +124,14 @@ func (b *bus) walk(ctx context.Context, o BrowseOptions, found func(*Variable) e
 	return w.sum, err
 }
 
-// place is a node's place in the tree of paths; those below it share it.
-type place struct {
-	up    *place
+// spot is a node's place in the tree of paths; those below it share it.
+type spot struct {
+	up    *spot
 	name  PathName
 	depth int
 }
 
-func (p *place) path() []PathName {
+func (p *spot) path() []PathName {
 	path := make([]PathName, p.depth)
 	for q := p; q != nil; q = q.up {
 		path[q.depth-1] = q.name
@@ -142,7 +142,7 @@ func (p *place) path() []PathName {
 // visit is a node that is to be walked.
 type visit struct {
 	node     *ua.NodeID
-	at       *place
+	at       *spot
 	sel      *selection
 	variable bool
 	about    *about // nil until a property of it is seen
@@ -328,7 +328,7 @@ func (v *visit) note(r *ua.ReferenceDescription, node *ua.NodeID) {
 
 // meet puts a node on the list of those to walk, if it is worth it and was
 // not there before.
-func (w *walker) meet(node *ua.NodeID, up *place, from *selection, name PathName, variable bool) {
+func (w *walker) meet(node *ua.NodeID, up *spot, from *selection, name PathName, variable bool) {
 	if node.Namespace() == 0 && w.skip[node.IntID()] || w.sum.Stopped {
 		return
 	}
@@ -336,7 +336,7 @@ func (w *walker) meet(node *ua.NodeID, up *place, from *selection, name PathName
 	if !sel.hit && !sel.alive {
 		return
 	}
-	at := &place{up: up, name: name, depth: 1}
+	at := &spot{up: up, name: name, depth: 1}
 	if up != nil {
 		at.depth += up.depth
 	}
@@ -362,11 +362,11 @@ func (w *walker) refused(i int, status ua.StatusCode) { w.refuse(&w.now[i], stat
 func (w *walker) refuse(v *visit, status ua.StatusCode) {
 	w.sum.Refused++
 	if len(w.sum.RefusedAt) < maxRefusedNamed {
-		w.sum.RefusedAt = append(w.sum.RefusedAt, fmt.Sprintf("%s (%s)", placeText(v.at), w.bus.driver.symbols.symbol(status)))
+		w.sum.RefusedAt = append(w.sum.RefusedAt, fmt.Sprintf("%s (%s)", spotText(v.at), w.bus.driver.symbols.symbol(status)))
 	}
 }
 
-func placeText(p *place) string {
+func spotText(p *spot) string {
 	var b strings.Builder
 	for _, n := range p.path() {
 		b.WriteByte('/')
