@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"millrace/protocols"
@@ -67,12 +68,7 @@ func withoutTags(root *node) {
 		}
 		tag := &node{kind: mapNode, pos: dev.pos, entries: []entry{cell("name", "x"), cell("address", address)}}
 		tags := &node{kind: listNode, pos: dev.pos, items: []*node{tag}}
-		kept := dev.entries[:0]
-		for _, e := range dev.entries {
-			if e.name != "tags" {
-				kept = append(kept, e)
-			}
-		}
-		dev.entries = append(kept, entry{name: "tags", pos: dev.pos, value: tags})
+		dev.entries = slices.DeleteFunc(dev.entries, func(e entry) bool { return e.name == "tags" })
+		dev.entries = append(dev.entries, entry{name: "tags", pos: dev.pos, value: tags})
 	}
 }

@@ -60,7 +60,7 @@ func TestScanUsage(t *testing.T) {
 // steady takes out of a summary what differs from run to run.
 func steady(text string) string {
 	text = regexp.MustCompile(`, [0-9.]+(ms|s)\.`).ReplaceAllString(text, ", TIME.")
-	return regexp.MustCompile(`[0-9]+ requests`).ReplaceAllString(text, "N requests")
+	return regexp.MustCompile(`\d+ requests`).ReplaceAllString(text, "N requests")
 }
 
 // TestScanRoundTrip scans a server that is not ours, and loads the tag map.

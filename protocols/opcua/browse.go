@@ -146,8 +146,7 @@ func (b *browser) afterError(ctx context.Context, err error, n int) (smaller boo
 
 // statusOf is the status code behind an error of one node.
 func statusOf(err error) ua.StatusCode {
-	var status ua.StatusCode
-	if errors.As(err, &status) {
+	if status, ok := errors.AsType[ua.StatusCode](err); ok {
 		return status
 	}
 	return ua.StatusBadDecodingError
@@ -201,7 +200,7 @@ type openNode struct {
 func (b *browser) once(ctx context.Context, nodes []*ua.NodeID, which []int, sink browseSink) (again []lostNode, err error) {
 	req := &ua.BrowseRequest{View: &ua.ViewDescription{ViewID: ua.NewTwoByteNodeID(0)}}
 	if b.refs > 0 {
-		req.RequestedMaxReferencesPerNode = uint32(min(max(b.refs/len(which), 10), mostReferences)) //nolint:gosec // small
+		req.RequestedMaxReferencesPerNode = uint32(min(max(b.refs/len(which), 10), mostReferences))
 	}
 	for _, i := range which {
 		one := b.req
@@ -217,8 +216,8 @@ func (b *browser) once(ctx context.Context, nodes []*ua.NodeID, which []int, sin
 		return nil, err
 	}
 	var open []openNode
-	for n, r := range res.Results {
-		open, again = take(openNode{i: which[n]}, r, sink, open, again)
+	for n, i := range which {
+		open, again = take(openNode{i: i}, res.Results[n], sink, open, again)
 	}
 	for {
 		if open = b.wanted(ctx, open, sink); len(open) == 0 {
@@ -332,7 +331,7 @@ func (s *session) localNode(n *ua.ExpandedNodeID) *ua.NodeID {
 	if k := node.Type(); k == ua.NodeIDTypeTwoByte || k == ua.NodeIDTypeFourByte {
 		node = ua.NewNumericNodeID(0, node.IntID()) // the short forms hold no index
 	}
-	if node.SetNamespace(uint16(ns)) != nil { //nolint:gosec // indexOf keeps to 16 bits
+	if node.SetNamespace(uint16(ns)) != nil {
 		return nil
 	}
 	return node

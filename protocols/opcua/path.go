@@ -83,12 +83,12 @@ func cutNamespace(segment []pathRune) (ns int32, name []pathRune, err error) {
 	}
 	number, err := strconv.ParseUint(plain(segment[:n]), 10, 16)
 	if err != nil {
-		return 0, nil, fmt.Errorf("%s is no index of a namespace (0 to 65535); a colon within a name is written &:", plain(segment[:n+1]))
+		return 0, nil, fmt.Errorf("a colon within a name is written &:, and %s is no index of a namespace (0 to 65535)", plain(segment[:n+1]))
 	}
 	if n+1 == len(segment) {
 		return 0, nil, fmt.Errorf("there is no name behind %s", plain(segment[:n+1]))
 	}
-	return int32(number), segment[n+1:], nil //nolint:gosec // 16 bits
+	return int32(number), segment[n+1:], nil
 }
 
 // plain returns the characters of a segment.

@@ -147,7 +147,8 @@ func (b *bus) tellPaths(ends []*pathEnd) {
 		if e.node != nil {
 			continue
 		}
-		if failed++; failed <= most {
+		failed++
+		if failed <= most {
 			b.log.Warn("a tag's browse path leads to no node", slog.String("path", pathText(e.path)), slog.String("because", e.text))
 		}
 	}
@@ -227,7 +228,7 @@ func translation(ends []*pathEnd) *ua.TranslateBrowsePathsToNodeIDsRequest {
 		for _, s := range e.path[1:] {
 			one.RelativePath.Elements = append(one.RelativePath.Elements, &ua.RelativePathElement{
 				ReferenceTypeID: hierarchical, IncludeSubtypes: true,
-				TargetName: &ua.QualifiedName{NamespaceIndex: uint16(s.ns), Name: s.name}, //nolint:gosec // 16 bits, see cutNamespace
+				TargetName: &ua.QualifiedName{NamespaceIndex: uint16(s.ns), Name: s.name},
 			})
 		}
 		req.BrowsePaths = append(req.BrowsePaths, one)
@@ -363,7 +364,7 @@ func nameText(s pathSegment) string {
 	if s.ns == anyNamespace {
 		return s.name
 	}
-	return shortName(uint16(s.ns), s.name) //nolint:gosec // 16 bits
+	return shortName(uint16(s.ns), s.name)
 }
 
 // failAll fails the paths that go through t.

@@ -54,6 +54,9 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	if err != nil {
 		return err
 	}
+	if err := b.resolvePaths(ctx, addrs); err != nil {
+		return b.explain("resolving browse paths", err)
+	}
 	if b.session.pub == nil {
 		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
 	}
@@ -95,9 +98,6 @@ func intervals(d *protocols.Device, tags []int) []time.Duration {
 
 // create makes the subscription on the server, with its monitored items.
 func (p *publisher) create(ctx context.Context, sub *subscription, interval time.Duration) error {
-	if err := p.bus.resolvePaths(ctx, sub.addrs); err != nil {
-		return err
-	}
 	keepAliveCount := max(1, uint32(keepAlive/interval))
 	res, err := call[*ua.CreateSubscriptionResponse](ctx, p.session, &ua.CreateSubscriptionRequest{
 		RequestedPublishingInterval: milliseconds(interval),

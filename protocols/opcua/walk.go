@@ -109,7 +109,7 @@ func (d *Driver) Browse(ctx context.Context, dev *protocols.Device, o BrowseOpti
 	if err := b.Connect(ctx); err != nil {
 		return BrowseSummary{}, err
 	}
-	defer b.Close() //nolint:errcheck // it never fails
+	defer b.Close() //nolint:errcheck,contextcheck // it never fails, is bounded by itself, and must not be cut short
 	return b.walk(ctx, o, found)
 }
 

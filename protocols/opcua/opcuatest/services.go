@@ -65,6 +65,9 @@ func (c *client) handle(ctx context.Context, reqID uint32, req ua.Request) (ua.R
 	case *ua.BrowseNextRequest:
 		return c.srv.browseNext(req), nil
 	case *ua.TranslateBrowsePathsToNodeIDsRequest:
+		if c.srv.o.Browse.NoPaths {
+			return nil, ua.StatusBadServiceUnsupported
+		}
 		return c.srv.translate(req), nil
 	case *ua.CreateSubscriptionRequest:
 		return s.createSubscription(req), nil

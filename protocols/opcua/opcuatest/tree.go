@@ -39,6 +39,8 @@ type BrowseLimits struct {
 	Forget int
 	// Denied are nodes that must not be browsed, in gopcua's text form.
 	Denied []string
+	// NoPaths leaves the service out that resolves browse paths.
+	NoPaths bool
 }
 
 // points are the continuation points of a session.
@@ -74,7 +76,7 @@ func (s *Server) page(refs []*ua.ReferenceDescription, size int) *ua.BrowseResul
 		p.open, p.size = make(map[uint64][]*ua.ReferenceDescription), make(map[uint64]int)
 	}
 	p.next++
-	if p.next > uint64(s.o.Browse.Forget) { //nolint:gosec // small
+	if p.next > uint64(s.o.Browse.Forget) {
 		p.open[p.next], p.size[p.next] = refs[size:], size
 	}
 	return &ua.BrowseResult{References: refs[:size], ContinuationPoint: binary.BigEndian.AppendUint64(nil, p.next)}
