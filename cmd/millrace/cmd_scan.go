@@ -238,7 +238,7 @@ func (job *scanJob) runWith(ctx context.Context, t terminal, dev *protocols.Devi
 		p.nodes(s.Nodes, s.Found)
 		each(s.Found)
 	}
-	m := &scanMap{noRanges: job.noRanges}
+	m := &scanMap{noRanges: job.noRanges, paths: job.asJSON}
 	sum, err := driver.Browse(ctx, dev, job.browse, m.add)
 	p.end()
 	interrupted := ctx.Err() != nil

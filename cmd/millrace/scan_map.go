@@ -32,17 +32,21 @@ type scanTag struct {
 // scanMap collects what a scan finds.
 type scanMap struct {
 	tags     []scanTag
+	paths    bool // their browse paths are wanted
 	noRanges bool
 	ranges   int // tags with a range
 }
 
 func (m *scanMap) add(v *opcua.Variable) error {
 	t := scanTag{
-		Address: v.Address, Type: v.Type, Unit: v.Unit, Description: v.Description, Path: v.PathText(),
+		Address: v.Address, Type: v.Type, Unit: v.Unit, Description: v.Description,
 		Writable: v.Writable, Historizing: v.Historizing, names: make([]string, len(v.Path)),
 	}
 	for i, n := range v.Path {
 		t.names[i] = n.Name
+	}
+	if m.paths {
+		t.Path = v.PathText()
 	}
 	if !m.noRanges && v.Min != nil {
 		t.Min, t.Max = v.Min, v.Max
