@@ -11,22 +11,27 @@ import (
 	"github.com/gopcua/opcua/ua"
 )
 
-// address is a tag's address as it is written: a NodeId, perhaps with an
-// index range.
+// address is a tag's address as it is written: a NodeId or a browse path,
+// perhaps with an index range.
 type address struct {
 	ns    uint16
 	uri   string // of the namespace, where it was given as nsu=; ns is then 0
-	kind  byte   // i, s, g or b
+	kind  byte   // i, s, g or b; pathKind
 	num   uint32 // of kind i
-	text  string // of kind s
+	text  string // of kind s; of a path, as pathText writes it
 	bytes []byte // of kind b; of kind g the 16 bytes in the order they are written
 	rng   string // index range as the services want it, such as "0:3"; may be empty
 	one   bool   // rng names a single element: its value is that element
 	form  *form  // what is known of the node's data type, at the server that is connected; nil: nothing
+	path  []pathSegment
+	found *ua.NodeID // what a path leads to in the present session; nil: to none. See bus.resolvePaths
 }
 
+// pathKind is the kind of an address that is a browse path.
+const pathKind = '/'
+
 // exampleAddress is part of every message about a wrong address.
-const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001 or nsu=http://example.com/UA;s=Speed, perhaps with an index range [0:3]`
+const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001, nsu=http://example.com/UA;s=Speed or /Objects/Line1/Speed, perhaps with an index range [0:3]`
 
 // parseAddress reads
 //
@@ -39,10 +44,15 @@ const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001 or nsu=htt
 // and CODESYS servers name the element of an array `"DB1"."Speeds"[2]`. So
 // with s=, a single [n] belongs to the identifier and only [a:b] is a range
 // ([n:n] for one element). An empty [] at the end says that no range follows,
-// for an identifier that itself ends in something like [0:3].
+// for an identifier that itself ends in something like [0:3]. The same holds
+// for the last name of a browse path, which is the other way to write an
+// address (see parsePath).
 func parseAddress(s string) (address, error) {
 	var a address
 	rest := s
+	if strings.HasPrefix(s, "/") {
+		return parsePathAddress(s)
+	}
 	switch {
 	case strings.HasPrefix(rest, "ns="):
 		text, after, ok := strings.Cut(rest[3:], ";")
@@ -74,6 +84,16 @@ func parseAddress(s string) (address, error) {
 	return a, err
 }
 
+func parsePathAddress(s string) (address, error) {
+	a := address{kind: pathKind}
+	text, err := a.cutRange(s)
+	if err == nil {
+		a.path, err = parsePath(text)
+	}
+	a.text = pathText(a.path)
+	return a, err
+}
+
 // identifierMark returns where in s the semicolon before the identifier is, or -1.
 func identifierMark(s string) int {
 	best := -1
@@ -101,7 +121,7 @@ func (a *address) cutRange(id string) (string, error) {
 	if inner == "" {
 		return id[:at], nil
 	}
-	if a.kind == 's' && !looksLikeRange(inner) {
+	if (a.kind == 's' || a.kind == pathKind) && !looksLikeRange(inner) {
 		return id, nil
 	}
 	a.one = true
@@ -180,8 +200,11 @@ func (a *address) setIdentifier(id string) error {
 }
 
 // nodeID returns the NodeId of a at a server with the given namespaces; false
-// if it has no namespace with the address's URI.
+// if it has no namespace with the address's URI, or a path leads nowhere.
 func (a *address) nodeID(namespaces []string) (*ua.NodeID, bool) {
+	if a.kind == pathKind {
+		return a.found, a.found != nil
+	}
 	ns := a.ns
 	if a.uri != "" {
 		i := indexOf(namespaces, a.uri)

@@ -51,6 +51,7 @@ type session struct {
 	watch  *trustWatch // nil: the server's certificate is not checked
 	bond   bond
 	broken atomic.Bool // the connection, or the session, does not work; it may be gone on with
+	paths  pathBook    // what browse paths lead to
 }
 
 // errUnproven is behind every way in which a server failed to prove that it

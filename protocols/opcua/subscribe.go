@@ -62,6 +62,9 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	if err != nil {
 		return err
 	}
+	if err := b.resolvePaths(ctx, b.session, addrs); err != nil {
+		return b.explain("resolving browse paths", err)
+	}
 	if err := b.learnTypes(ctx, d, tags, addrs); err != nil {
 		return b.explain("reading the data types of "+d.ID, err)
 	}

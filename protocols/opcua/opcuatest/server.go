@@ -73,6 +73,9 @@ type Options struct {
 	// References, if not nil, says what a node refers to; nil: what it would
 	// otherwise.
 	References func(node *ua.NodeID) []*ua.ReferenceDescription
+	// Tree, if not nil, has more nodes; Browse says how much is shown at once.
+	Tree   Tree
+	Browse BrowseLimits
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.
@@ -86,6 +89,7 @@ type Server struct {
 	ln     net.Listener
 	space  *space
 	life   context.Context //nolint:containedctx // of the sessions, which outlive the requests that make them
+	points points
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 

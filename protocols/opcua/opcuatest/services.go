@@ -63,7 +63,14 @@ func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 	case *ua.ReadRequest:
 		return c.srv.read(req)
 	case *ua.BrowseRequest:
-		return c.srv.browse(req), nil
+		return c.srv.browse(req)
+	case *ua.BrowseNextRequest:
+		return c.srv.browseNext(req), nil
+	case *ua.TranslateBrowsePathsToNodeIDsRequest:
+		if c.srv.o.Browse.NoPaths {
+			return nil, ua.StatusBadServiceUnsupported
+		}
+		return c.srv.translate(req), nil
 	case *ua.CreateSubscriptionRequest:
 		return s.createSubscription(req)
 	case *ua.DeleteSubscriptionsRequest:
@@ -78,8 +85,6 @@ func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 		return s.transfer(req)
 	case *ua.DeleteMonitoredItemsRequest:
 		return s.deleteItems(req)
-	case *ua.TranslateBrowsePathsToNodeIDsRequest:
-		return c.srv.translate(req), nil
 	}
 	return nil, ua.StatusBadServiceUnsupported
 }
@@ -294,6 +299,9 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 			return goodValue(v)
 		}
 	}
+	if dv := s.treeAttribute(r); dv != nil {
+		return dv
+	}
 	n := s.space.find(r.NodeID)
 	if n == nil {
 		return badValue(ua.StatusBadNodeIDUnknown)
@@ -312,6 +320,9 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 		return goodValue(&ua.QualifiedName{NamespaceIndex: n.id.Namespace(), Name: n.name})
 	case ua.AttributeIDDisplayName:
 		return goodValue(ua.NewLocalizedText(n.name))
+	}
+	if dv := standardAttribute(n, r.AttributeID, now); dv != nil {
+		return dv
 	}
 	return badValue(ua.StatusBadAttributeIDInvalid)
 }
