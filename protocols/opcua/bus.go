@@ -29,7 +29,7 @@ type bus struct {
 
 // counters are what a bus counts; they outlive its connections.
 type counters struct {
-	overflows, missing atomic.Uint64
+	overflows, missing, misses atomic.Uint64
 }
 
 // Stats is what a bus knows of notifications that never arrived.
@@ -73,6 +73,7 @@ func (b *bus) Connect(ctx context.Context) error {
 	if err != nil {
 		return b.explain("connecting", err)
 	}
+	s.logLimits(b.log)
 	b.session = s
 	b.generation++
 	return nil

@@ -176,6 +176,12 @@ func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {
 	}
 	for _, dev := range devices {
 		conf.timeout = max(conf.timeout, dev.Timeout)
+		if n := dev.OPCUA.MaxPerCall; n > 0 && (conf.maxPerCall == 0 || n < conf.maxPerCall) {
+			conf.maxPerCall = n
+		}
+		if p := dev.OPCUA.Profile; p != "" && p != profileAuto {
+			conf.profile = p
+		}
 		conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Interval)
 		for i := range dev.Tags {
 			conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Tags[i].Interval)

@@ -12,17 +12,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 	"github.com/gopcua/opcua/uasc"
-)
-
-// The most that is asked for at once, whatever a server allows: an answer
-// then stays well below a second and a megabyte.
-const (
-	maxNodesPerRead = 500
-	maxItemsPerCall = 500
 )
 
 // minSessionTimeout is how long a server keeps the session of a gateway that
@@ -38,15 +30,15 @@ type connConf struct {
 	trust          trustList
 	timeout        time.Duration // of a request, and of connecting as a whole
 	sessionTimeout time.Duration
+	maxPerCall     int    // nodes of one request; 0: as many as the server says
+	profile        string // see profiles; empty: auto
 }
 
 // session is an activated session on its own channel.
 type session struct {
 	ch       *channel
 	token    *ua.NodeID // the authentication token that each request carries
-	maxRead  int        // nodes per Read
-	maxItems int        // items per CreateMonitoredItems
-
+	limits   limits
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 }
@@ -92,9 +84,9 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 			return nil, err
 		}
 	}
-	s := &session{ch: ch, maxRead: maxNodesPerRead, maxItems: maxItemsPerCall}
+	s := &session{ch: ch, limits: ownLimits()}
 	if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
-		err = s.readLimits(ctx)
+		err = s.readLimits(ctx, conf)
 	}
 	if err != nil {
 		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
@@ -241,41 +233,6 @@ func sameLeaf(a, b []byte) bool {
 // call sends a request of this session.
 func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
 	return answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
-}
-
-// readLimits asks for the namespaces and for how much the server takes at
-// once. A server that does not say gets our own limits.
-func (s *session) readLimits(ctx context.Context) error {
-	nodes := []*ua.ReadValueID{
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_NamespaceArray), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), ""),
-	}
-	res, err := call[*ua.ReadResponse](ctx, s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes})
-	if err != nil {
-		return err
-	}
-	if len(res.Results) != len(nodes) {
-		return fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
-	}
-	if v := res.Results[0]; v != nil && v.Value != nil {
-		s.namespaces, _ = v.Value.Value().([]string)
-	}
-	s.maxRead = limit(res.Results[1], maxNodesPerRead)
-	s.maxItems = limit(res.Results[2], maxItemsPerCall)
-	return nil
-}
-
-// limit reads an operation limit; 0 and nothing both mean none (Part 5, 6.3.11).
-func limit(dv *ua.DataValue, ours int) int {
-	if dv == nil || dv.Value == nil || isBad(dv.Status) {
-		return ours
-	}
-	n, ok := dv.Value.Value().(uint32)
-	if !ok || n == 0 {
-		return ours
-	}
-	return int(min(n, uint32(ours)))
 }
 
 func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {

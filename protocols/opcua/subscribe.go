@@ -109,10 +109,10 @@ func (p *publisher) create(ctx context.Context, sub *subscription, interval time
 	sub.id = res.SubscriptionID
 	sub.silence = silenceLimit(res, interval, p.bus.conf.timeout)
 	for lo := 0; lo < len(sub.tags); {
-		hi := min(lo+p.session.maxItems, len(sub.tags))
+		hi := min(lo+p.session.limits.perItems, len(sub.tags))
 		err := p.createItems(ctx, sub, interval, lo, hi)
 		if wantsFewer(err) && hi-lo > 1 {
-			p.session.maxItems = (hi - lo) / 2
+			p.session.limits.perItems = (hi - lo) / 2
 			continue
 		}
 		if err != nil {
