@@ -142,7 +142,7 @@ func (b *bus) run(ctx context.Context) {
 		t := time.AfterFunc(stopGrace, cancelWork)
 		context.AfterFunc(work, func() { t.Stop() })
 	})()
-	defer b.disconnect()
+	defer b.finish()
 
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -528,6 +528,32 @@ func (b *bus) lost(err error) {
 	b.nextConnect = b.now().Add(wait)
 }
 
+// finish takes in what has come until now, and closes the connection: after
+// the next start nobody would know of it.
+func (b *bus) finish() {
+	b.takeReports()
+	b.disconnect()
+	b.takeReports()
+}
+
+// takeReports takes in the reports that wait.
+func (b *bus) takeReports() {
+	if b.sub == nil {
+		return
+	}
+	reports := b.sub.Reports()
+	for range len(reports) { // more may come meanwhile
+		b.guard(func() { b.takeIn(<-reports) })
+	}
+}
+
+// takeIn takes in a report at the end, when a failure changes nothing any more.
+func (b *bus) takeIn(rep protocols.Report) {
+	if rep.Err == nil {
+		b.report(rep)
+	}
+}
+
 func (b *bus) disconnect() {
 	if err := b.conn.Close(); err != nil {
 		b.log.Debug("closing the connection", "error", err)
@@ -594,7 +620,7 @@ func (b *bus) silence(err error) {
 
 // report takes in what a subscription brought.
 func (b *bus) report(rep protocols.Report) {
-	if !b.connected {
+	if !b.connected && !rep.History {
 		return // of a session that has ended
 	}
 	if rep.Err != nil {
@@ -608,7 +634,9 @@ func (b *bus) report(rep protocols.Report) {
 	}
 	for _, s := range b.subs {
 		if s.dev.cfg == rep.Device {
-			b.proven, b.backoff = true, 0
+			if !rep.History {
+				b.proven, b.backoff = true, 0
+			}
 			s.dev.reported(rep)
 			return
 		}

@@ -25,6 +25,7 @@ type bus struct {
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+	pasts      pasts
 }
 
 // counters are what a bus counts; they outlive its connections.
@@ -46,6 +47,7 @@ func newBus(d *Driver, conf *connConf) *bus {
 		driver: d, conf: conf,
 		log:     d.o.Log.With(slog.String("endpoint", conf.url.Host)),
 		reports: make(chan protocols.Report, reportsRoom),
+		pasts:   pasts{wake: make(chan struct{}, 1)},
 	}
 }
 
@@ -81,25 +83,13 @@ func (b *bus) Connect(ctx context.Context) error {
 
 // Close ends the session, if there is one.
 func (b *bus) Close() error {
-	if b.session == nil {
-		return nil
+	if b.session != nil {
+		b.session.close()
+		b.session = nil
+		b.keepUnread()
 	}
-	b.session.close()
-	b.session = nil
-	b.dropErrors()
+	b.leavePasts()
 	return nil
-}
-
-// dropErrors takes the reports of failed subscriptions out of the queue: they
-// would be taken for failures of the next connection. What was received stays.
-// Nobody writes to the queue while there is no session.
-func (b *bus) dropErrors() {
-	for range len(b.reports) {
-		r := <-b.reports
-		if r.Err == nil {
-			b.reports <- r
-		}
-	}
 }
 
 func (b *bus) errNotConnected() *protocols.Error {

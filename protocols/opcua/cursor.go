@@ -112,6 +112,7 @@ type gap struct {
 	at       int64     // what is older was told
 	result   protocols.Outage
 	read     map[int32]struct{} // tags with values
+	known    map[int32]struct{} // tags whose history has the value before the gap
 }
 
 // mark is how far a tag was told.
@@ -125,10 +126,10 @@ type mark struct {
 type past struct {
 	dev *protocols.Device
 
-	mu    sync.Mutex
-	marks []mark // by tag
-	gaps  []*gap // the oldest first
-	spans int    // in gaps
+	mu    sync.Mutex // guards what follows, and what of gaps and spans changes
+	marks []mark     // by tag
+	gaps  []*gap     // the oldest first
+	spans int        // in gaps
 	heard time.Time
 	// listening says that a subscription stands, or was never ended.
 	listening bool

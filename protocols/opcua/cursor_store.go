@@ -18,7 +18,7 @@ const (
 	saveEvery = 10 * time.Minute
 	// saveBurst is how many breaks are written at once; after that it is one a
 	// minute.
-	saveBurst = 5
+	saveBurst  = 5
 	saveRefill = time.Minute
 	// notSafe is how much of what was told before a crash may be lost with it,
 	// as the buffer writes to disk in intervals.

@@ -1,9 +1,11 @@
 package opcua
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -29,7 +31,7 @@ const (
 	windowStep = time.Millisecond
 	// settleTime is how long, beside two intervals, the first values of a new
 	// subscription are waited for: they say where its gap ends.
-	settleTime = time.Second
+	settleTime = 5 * time.Second
 	settlePoll = 10 * time.Millisecond
 	// historyTries is how often in a row a server may fail to answer before a
 	// gap is given up.
@@ -45,26 +47,27 @@ type historian struct {
 	reader *historyReader
 	cancel context.CancelFunc
 	done   chan struct{}
-	wake   chan struct{}
 
 	devices map[*past]*filling // of this session
 }
 
 // filling is how the first gap of a device is being read in this session.
 type filling struct {
-	since  time.Time // when its subscriptions were made
-	gap    *gap      // that it has looked at
-	limit  int64     // the server's time; what has no other end ends here
-	window time.Duration
-	failed int // times in a row
-	why    string
+	next    *gap      // that it waits for
+	since   time.Time // that long
+	gap     *gap      // that it reads
+	limit   int64     // the server's time; what has no other end ends here
+	started int64     // when the server was started, if it says so
+	window  time.Duration
+	failed  int // times in a row
+	why     string
 }
 
 func newHistorian(b *bus, s *session) *historian {
 	ctx, cancel := context.WithCancel(context.Background())
 	h := &historian{
 		bus: b, reader: newHistoryReader(b, s), cancel: cancel,
-		done: make(chan struct{}), wake: make(chan struct{}, 1), devices: map[*past]*filling{},
+		done: make(chan struct{}), devices: map[*past]*filling{},
 	}
 	go h.run(ctx)
 	return h
@@ -73,14 +76,6 @@ func newHistorian(b *bus, s *session) *historian {
 func (h *historian) stop() {
 	h.cancel()
 	<-h.done
-}
-
-// look has the gaps of all devices looked at.
-func (h *historian) look() {
-	select {
-	case h.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (h *historian) run(ctx context.Context) {
@@ -93,7 +88,7 @@ func (h *historian) run(ctx context.Context) {
 			return
 		case <-save.C:
 			h.bus.savePasts(false)
-		case <-h.wake:
+		case <-h.bus.pasts.wake:
 		}
 		for h.turn(ctx) && ctx.Err() == nil {
 			select {
@@ -112,13 +107,15 @@ func (h *historian) turn(ctx context.Context) bool {
 	for _, p := range h.bus.listening() {
 		f := h.devices[p]
 		if f == nil {
-			f = &filling{since: time.Now()}
+			f = &filling{}
 			h.devices[p] = f
 		}
 		g := p.first()
 		if g == nil {
-			f.since = time.Now()
 			continue
+		}
+		if f.next != g {
+			f.next, f.since = g, time.Now()
 		}
 		if f.gap != g && !h.ready(p, g, f) {
 			waiting = true
@@ -183,9 +180,11 @@ func (h *historian) begin(ctx context.Context, p *past, g *gap, f *filling) erro
 	now := h.bus.driver.o.Now()
 	if len(tags) > 0 {
 		var err error
-		if now, err = h.reader.prepare(ctx, p, tags); err != nil {
+		var started time.Time
+		if now, started, err = h.reader.prepare(ctx, p, tags); err != nil {
 			return err
 		}
+		f.started, _ = nanoseconds(started)
 	}
 	f.gap, f.limit, f.window = g, now.UnixNano(), firstWindow
 	p.mu.Lock()
@@ -198,7 +197,7 @@ func (h *historian) begin(ctx context.Context, p *past, g *gap, f *filling) erro
 			g.at = min(g.at, g.spans[i].from.time)
 		}
 		g.at = max(g.at, oldest)
-		g.read = make(map[int32]struct{})
+		g.read, g.known = make(map[int32]struct{}), make(map[int32]struct{})
 	}
 	return nil
 }
@@ -222,7 +221,7 @@ func (h *historian) failed(ctx context.Context, p *past, g *gap, f *filling, err
 func (h *historian) finish(ctx context.Context, p *past, g *gap, f *filling) error {
 	o := h.result(p, g, f)
 	p.finish(f.limit)
-	f.gap, f.since, f.failed, f.why = nil, time.Now(), 0, ""
+	f.gap, f.failed, f.why = nil, 0, ""
 	h.bus.savePasts(true)
 	return h.send(ctx, protocols.Report{Device: p.dev, Time: h.bus.driver.o.Now(), History: true, Outage: &o})
 }
@@ -248,6 +247,7 @@ func (h *historian) result(p *past, g *gap, f *filling) protocols.Outage {
 			continue
 		}
 		_, read := g.read[s.tag]
+		_, known := g.known[s.tag]
 		how := fine
 		switch reason := h.reader.without(p, s.tag); {
 		case reason != "":
@@ -259,10 +259,10 @@ func (h *historian) result(p *past, g *gap, f *filling) protocols.Outage {
 		case max(s.from.time, g.from.UnixNano()) < oldest:
 			how = partly
 			why[partly] = fmt.Sprintf("it is longer ago than the history key says (%s)", p.dev.OPCUA.History)
-		case !read && !h.reader.seen[tagOf{p, s.tag}]:
-			// Not even the values that are known were in it.
+		case !known && (!read || f.started > s.from.time):
+			// Not even the value before the gap is in it.
 			how = partly
-			why[partly] = "the server's history has nothing of that time: it may not record it, or have lost it at a restart"
+			why[partly] = "the server's history has nothing of that time, or not all: it does not record it, or has lost it at a restart"
 		}
 		fate[s.tag] = max(fate[s.tag], how)
 	}
@@ -292,15 +292,7 @@ func (s *span) unchanged() bool {
 // tell hands over what a window brought, in the order of time.
 func (h *historian) tell(ctx context.Context, p *past, g *gap, w *window) error {
 	list := w.values
-	slices.SortStableFunc(list, func(a, b protocols.Reading) int {
-		if a.Source != b.Source {
-			if a.Source < b.Source {
-				return -1
-			}
-			return 1
-		}
-		return int(a.Tag) - int(b.Tag)
-	})
+	slices.SortStableFunc(list, bySource)
 	for lo := 0; lo < len(list); {
 		hi := min(lo+historyReport, len(list))
 		for hi < len(list) && list[hi].Source == list[hi-1].Source {
@@ -327,8 +319,16 @@ func (h *historian) tell(ctx context.Context, p *past, g *gap, w *window) error 
 	}
 	p.mu.Lock()
 	g.at = max(g.at, w.end)
+	maps.Copy(g.known, w.known)
 	p.mu.Unlock()
 	return nil
+}
+
+func bySource(a, b protocols.Reading) int {
+	if a.Source != b.Source {
+		return cmp.Compare(a.Source, b.Source)
+	}
+	return cmp.Compare(a.Tag, b.Tag)
 }
 
 // send hands over a report when few others wait.

@@ -171,18 +171,21 @@ func (p *publisher) fail(ctx context.Context, err *protocols.Error) {
 }
 
 // send hands a report over, and waits where the collector is behind.
-func (p *publisher) send(ctx context.Context, r protocols.Report) {
+// It is false if the session ended before that.
+func (p *publisher) send(ctx context.Context, r protocols.Report) bool {
 	select {
 	case p.bus.reports <- r:
-		return
+		return true
 	default:
 	}
 	p.blocked.Store(true)
+	defer p.blocked.Store(false)
 	select {
 	case p.bus.reports <- r:
+		return true
 	case <-ctx.Done():
+		return false
 	}
-	p.blocked.Store(false)
 }
 
 // take works on one response, which arrived at the given time. Like all that
@@ -200,6 +203,7 @@ func (p *publisher) take(ctx context.Context, who int, res *ua.PublishResponse, 
 	n, m := res.NotificationMessage.SequenceNumber, &message{at: at, data: res.NotificationMessage.NotificationData}
 	if len(m.data) == 0 {
 		// A keep-alive.
+		sub.past.alive(at)
 		if len(sub.failed) > 0 {
 			p.report(ctx, sub, m)
 		}
@@ -273,6 +277,7 @@ func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
 		lost := first - sub.next
 		p.bus.stats.missing.Add(uint64(lost))
 		sub.lost += uint64(lost) // a message has at least one value
+		p.bus.missed(sub, causeMessage)
 		p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
 		sub.next = first
 		p.deliverNext(ctx, sub)
@@ -291,8 +296,19 @@ func following(n uint32) uint32 {
 // values of one tag.
 func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
 	readings, err := p.readings(sub, m)
-	for _, part := range split(readings) {
-		p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part, Lost: sub.lost})
+	sub.past.told(readings, sub.spilled, m.at)
+	if len(sub.spilled) > 0 {
+		sub.spilled = sub.spilled[:0]
+		p.bus.missed(sub, causeOverflow)
+	}
+	parts := split(readings)
+	for i, part := range parts {
+		if !p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part, Lost: sub.lost}) {
+			for _, rest := range parts[i:] {
+				sub.past.takeBack(rest)
+			}
+			return
+		}
 		sub.lost = 0
 	}
 	if err != nil {
@@ -344,6 +360,7 @@ func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, i
 	if overflowed(item.Value.Status) {
 		p.bus.stats.overflows.Add(1)
 		sub.lost++
+		sub.spilled = append(sub.spilled, len(list))
 	}
 	list = append(list, protocols.Reading{Tag: sub.tags[item.ClientHandle]})
 	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, sub.addrs[item.ClientHandle].one)

@@ -36,11 +36,12 @@ type connConf struct {
 
 // session is an activated session on its own channel.
 type session struct {
-	ch       *channel
-	token    *ua.NodeID // the authentication token that each request carries
-	limits   limits
+	ch         *channel
+	token      *ua.NodeID // the authentication token that each request carries
+	limits     limits
 	namespaces []string
 	pub        *publisher // nil until the first subscription
+	hist       *historian // the same
 }
 
 // errUnproven is behind every way in which a server failed to prove that it
@@ -244,6 +245,9 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 func (s *session) close() {
 	if s.pub != nil {
 		s.pub.cancel()
+	}
+	if s.hist != nil {
+		s.hist.stop()
 	}
 	// A write to a server that does not read waits for as long as a request
 	// may take, whatever its context says; without the connection it does not.

@@ -33,16 +33,18 @@ type subscription struct {
 	dev   *protocols.Device
 	tags  []int32   // by client handle
 	addrs []address // by client handle
+	past  *past     // of dev
 	// silence is how long it may be mute before it is given up.
 	silence time.Duration
 	heard   atomic.Int64 // when a message or a keep-alive came, since the publisher began
 
 	// What follows belongs to the publisher's deliver lock.
-	lost   uint64              // values, until they are reported
-	failed []protocols.Reading // tags that could not be subscribed, until they are reported
-	next   uint32              // the sequence number of the next message
-	ahead  map[uint32]*message // messages that came before an earlier one
-	unseen uint                // the goroutines, as bits, that may yet bring that one
+	lost    uint64              // values, until they are reported
+	spilled []int               // which of a message's readings follow values that the server dropped
+	failed  []protocols.Reading // tags that could not be subscribed, until they are reported
+	next    uint32              // the sequence number of the next message
+	ahead   map[uint32]*message // messages that came before an earlier one
+	unseen  uint                // the goroutines, as bits, that may yet bring that one
 }
 
 // Subscribe asks for the changes of the given tags of d.
@@ -55,10 +57,13 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 		return err
 	}
 	if b.session.pub == nil {
-		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
+		b.session.pub = newPublisher(b, b.session)  //nolint:contextcheck // its goroutines live as long as the session
+		b.session.hist = newHistorian(b, b.session) //nolint:contextcheck // the same
 	}
+	past := b.pastOf(d)
+	past.resume(tags, b.driver.o.Now())
 	for _, interval := range intervals(d, tags) {
-		sub := &subscription{dev: d, next: 1, ahead: make(map[uint32]*message)}
+		sub := &subscription{dev: d, past: past, next: 1, ahead: make(map[uint32]*message)}
 		for i, t := range tags {
 			if intervalOf(d, t) == interval {
 				sub.tags = append(sub.tags, int32(t))
@@ -69,6 +74,8 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 			return b.explain(fmt.Sprintf("subscribing %d tags of %s", len(sub.tags), d.ID), err)
 		}
 	}
+	past.subscribed(b.driver.o.Now())
+	b.lookAtHistory()
 	return nil
 }
 
