@@ -443,3 +443,98 @@ func TestHistoryBeyond(t *testing.T) {
 		})
 	}
 }
+
+// TestHistoryHuge reads a hundred thousand values while live ones go on, and
+// is stopped in the middle of it.
+func TestHistoryHuge(t *testing.T) {
+	t.Parallel()
+	srv := startPeer(t, 0, "history")
+	d := historyDevice(srv.Endpoint(), "Historized", "Huge")
+	const n = 100_000
+	m := newMemory()
+	first := historyListener(t, d, m)
+	first.subscribe()
+	first.until("first values", func() bool { return len(first.all) == 2 })
+	if err := first.b.Close(); err != nil {
+		t.Fatal(err)
+	}
+	from := time.Now()
+	ask(t, srv, fmt.Sprintf("future %d 1", n))
+
+	l := historyListener(t, d, m)
+	l.subscribe()
+	go func() {
+		ctx, cancel := context.WithTimeout(context.Background(), patience)
+		defer cancel()
+		_, _ = srv.Ask(ctx, "burst 60 50")
+	}()
+	history := func() (count int) {
+		for _, x := range l.all {
+			if x.history && x.tag == 1 {
+				count++
+			}
+		}
+		return count
+	}
+	l.until("a part of the history", func() bool { return history() > 20_000 })
+	for room, i := len(l.b.Reports()), 0; i < 10; i++ {
+		if room > 40 {
+			t.Errorf("%d reports wait", room)
+		}
+	}
+	began := time.Now()
+	if err := l.b.Close(); err != nil || time.Since(began) > 1200*time.Millisecond {
+		t.Fatalf("closing took %s: %v", time.Since(began), err)
+	}
+	for range len(l.b.Reports()) {
+		l.take(<-l.b.Reports())
+	}
+	// The next session goes on where this one was.
+	l.subscribe()
+	l.until("all of it", func() bool { return len(l.outages) == 2 })
+	took := time.Since(from)
+	seen := map[int64]int{}
+	for _, x := range l.all {
+		if x.history && x.tag == 1 {
+			seen[x.value]++
+		}
+	}
+	lost, twice := 0, 0
+	for v := int64(1); v < n; v++ { // the last one is live
+		switch seen[v] {
+		case 0:
+			lost++
+		case 1:
+		default:
+			twice++
+		}
+	}
+	if lost+twice > 0 {
+		t.Errorf("%d lost, %d twice", lost, twice)
+	}
+	t.Logf("%d values in %s; live values at most %s apart", len(seen), took, l.gaps)
+}
+
+// TestHistoryAlike has values with the same source time on both sides of an
+// outage.
+func TestHistoryAlike(t *testing.T) {
+	t.Parallel()
+	srv, relay, endpoint := throughRelay(t)
+	d := historyDevice(endpoint, "Historized")
+	l := historyListener(t, d, nil)
+	l.subscribe()
+	l.until("first values", func() bool { return len(l.all) == 1 })
+	at := time.Now().UnixMilli()
+	command(t, srv, fmt.Sprintf("stamp 1 %d", at))
+	l.until("a live value", func() bool { return l.has(0, 1) })
+	relay.Cut()
+	l.broken()
+	// 2 and 3 are made in the same millisecond as 1, which was told; 5 and 6 in
+	// the same as 7, which will be.
+	for i, ms := range []int64{at, at, at + 5, at + 9, at + 9, at + 9} {
+		command(t, srv, fmt.Sprintf("stamp %d %d", i+2, ms))
+	}
+	l.subscribe()
+	l.until("the outage to be over", func() bool { return len(l.outages) == 1 && l.has(0, 7) })
+	l.exact(0, 7, 1)
+}

@@ -6,7 +6,8 @@
 //   burst N EVERY [MS]   sets Historized (and Plain, and every fifth time Second) to
 //                        the next N numbers, one every EVERY ms; done when it is
 //   stamp VALUE MS       sets Historized to VALUE with the source time MS
-//   past N EVERY         puts N numbers into the history of Huge, one every EVERY ms, up to now
+//   future N EVERY       puts the numbers up to N into the history of Huge, one every EVERY ms from now
+//                        on, and makes the last its value
 //   forget               empties the history
 //   limit NODES          how many nodes a HistoryRead may have
 //   points N             from now on N continuation points can be used, then they fail; -1: no limit
@@ -64,11 +65,12 @@ exports.commands = ({ server }) => ({
     }, Number(every));
   }),
   stamp: (value, ms) => set("Historized", Number(value), new Date(Number(ms))),
-  past: (n, every) => {
+  future: (n, every) => {
     const now = Date.now();
-    for (let i = 0; i < Number(n); i++) {
-      const at = new Date(now - (Number(n) - i) * Number(every));
-      vars.Huge.varHistorian.push(new DataValue({ value: new Variant({ dataType: DataType.Int32, value: i + 1 }), sourceTimestamp: at, serverTimestamp: at, statusCode: StatusCodes.Good }));
+    for (let i = 1; i <= Number(n); i++) {
+      const at = new Date(now + i * Number(every));
+      if (i === Number(n)) { set("Huge", i, at); break; }
+      vars.Huge.varHistorian.push(new DataValue({ value: new Variant({ dataType: DataType.Int32, value: i }), sourceTimestamp: at, serverTimestamp: at, statusCode: StatusCodes.Good }));
     }
     return now;
   },
