@@ -21,7 +21,7 @@ let vars = {}, count = 0, reads = 0, points = -1;
 
 exports.options = (options) => {
   // Broken connections leave theirs behind for a minute.
-  Object.assign(options.serverCapabilities, { maxSessions: 1000, maxSubscriptions: 2000, maxHistoryContinuationPoints: 10 });
+  Object.assign(options.serverCapabilities, { maxSessions: 1000, maxSubscriptions: 2000, maxHistoryContinuationPoints: 10, minSupportedSampleRate: 0 });
 };
 
 exports.build = ({ server, space, add }) => {
