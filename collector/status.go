@@ -25,7 +25,10 @@ type DeviceStatus struct {
 	Outages      Outages
 	ScanDuration HistogramCounts
 	StartDelay   HistogramCounts // from when a scan was due to its start
-	Advice       []string        // what to change in its configuration, in sentences
+	// Monitoring is how many of its tags the device itself watches; nil: it is
+	// polled, or has not said yet.
+	Monitoring *protocols.Monitoring
+	Advice     []string // what to change in its configuration, in sentences
 }
 
 // TagValue is the newest reading of one tag.
@@ -80,7 +83,7 @@ func (d *device) status() DeviceStatus {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	s.State, s.LastTime, s.LastScan = d.view.state, d.view.lastTime, d.view.lastScan
-	s.Advice = d.view.advice
+	s.Advice, s.Monitoring = d.view.advice, d.view.monitoring
 	for i := range d.view.values {
 		if d.view.values[i].Quality == protocols.Bad {
 			s.BadTags++

@@ -38,12 +38,12 @@ type channel struct {
 
 // openChannel connects to u and opens a channel with what cfg says about
 // security. It keeps cfg: gopcua writes into it.
-func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time.Duration) (*channel, error) {
+func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout, lifetime time.Duration) (*channel, error) {
 	conn, err := hello(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Lifetime = uint32(channelLifetime / time.Millisecond)
+	cfg.Lifetime = uint32(lifetime / time.Millisecond)
 	cfg.RequestTimeout = timeout
 	c := &channel{conn: conn, timeout: timeout, errs: make(chan error, 16)}
 	c.sc, err = uasc.NewSecureChannel(u.String(), conn, cfg, c.errs)
@@ -62,8 +62,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time
 // server's receive buffer for the size of what the server may send, and
 // breaks off when a server with a small receive buffer sends a large chunk.
 func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
-	var dialer net.Dialer
-	nc, err := dialer.DialContext(ctx, "tcp", u.Host)
+	nc, err := dial(ctx, u.Host)
 	if err != nil {
 		return nil, err
 	}

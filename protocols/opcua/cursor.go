@@ -176,33 +176,6 @@ func (p *past) told(list []protocols.Reading, spilled []int, now time.Time) {
 	p.changed = p.changed || len(list) > 0
 }
 
-// takeBack undoes told for readings that could not be handed over. Nothing
-// came after them.
-func (p *past) takeBack(list []protocols.Reading) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.marks == nil {
-		return
-	}
-	for i := range list {
-		r := &list[i]
-		if r.Source == 0 {
-			continue
-		}
-		m := &p.marks[r.Tag]
-		if s := m.span; s != nil && s.to.time == r.Source {
-			s.to, s.closed = edge{}, false
-			m.last = s.from.clone()
-			continue
-		}
-		// Of those with the same time some may have been handed over: they go out
-		// again rather than never.
-		if m.last.time >= r.Source {
-			m.last = edge{time: r.Source}
-		}
-	}
-}
-
 // overflow begins a span for each tag that has lost values on the server:
 // since the last one before this message. (Servers differ in which of a
 // message's values has the flag.)
@@ -243,6 +216,13 @@ func (p *past) overflowGap(now time.Time) *gap {
 	g := &gap{cause: protocols.OutageOverflow, from: p.heard, to: now}
 	p.gaps = append(p.gaps, g)
 	return g
+}
+
+// unsaved says that there is something to be kept for the next run.
+func (p *past) unsaved() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed && p.marks != nil
 }
 
 // alive notes that the subscriptions stand.

@@ -42,6 +42,9 @@ type Options struct {
 type Driver struct {
 	o       Options
 	symbols symbols
+	// These differ in tests only.
+	retryEvery time.Duration // see retryInterval
+	lifetime   time.Duration // see channelLifetime
 
 	mu  sync.Mutex
 	own *identity // nil until it is needed
@@ -51,6 +54,8 @@ var (
 	_ protocols.Driver     = (*Driver)(nil)
 	_ protocols.Planner    = (*Driver)(nil)
 	_ protocols.Subscriber = (*bus)(nil)
+	_ protocols.Adviser    = (*bus)(nil)
+	_ protocols.Ranger     = (*bus)(nil)
 )
 
 // New returns a driver. It touches neither disk nor network.
@@ -70,7 +75,7 @@ func New(o Options) *Driver {
 	if o.ApplicationURI == "" {
 		o.ApplicationURI = "urn:millrace:" + o.ApplicationName
 	}
-	return &Driver{o: o, symbols: newSymbols()}
+	return &Driver{o: o, symbols: newSymbols(), retryEvery: retryInterval, lifetime: channelLifetime}
 }
 
 // identity returns the driver's certificate and key, which it makes if they
@@ -175,7 +180,7 @@ func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {
 	}
 	conf := &connConf{
 		url: u, security: sec, username: first.OPCUA.Username, password: first.OPCUA.Password,
-		trust: newTrustList(trusted), sessionTimeout: minSessionTimeout,
+		trust: newTrustList(trusted), sessionTimeout: minSessionTimeout, lifetime: d.lifetime,
 	}
 	for _, dev := range devices {
 		conf.timeout = max(conf.timeout, dev.Timeout)

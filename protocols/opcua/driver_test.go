@@ -99,17 +99,17 @@ func read(tb testing.TB, b protocols.Bus, d *protocols.Device) ([]protocols.Read
 	return out, s.Read(context.Background(), out)
 }
 
-// next waits for a report that is not about an outage.
+// next waits for a report with readings, or an error.
 func next(tb testing.TB, b protocols.Subscriber, within time.Duration) protocols.Report {
 	tb.Helper()
-	deadline := time.After(within)
+	end := time.After(within)
 	for {
 		select {
 		case r := <-b.Reports():
-			if r.Outage == nil {
+			if r.Err != nil || len(r.Readings) > 0 {
 				return r
 			}
-		case <-deadline:
+		case <-end:
 			tb.Fatalf("no report within %s", within)
 		}
 	}

@@ -73,11 +73,15 @@ func (b *bus) classifyStatus(status ua.StatusCode, timeout string) (protocols.Er
 		ua.StatusBadCertificateURIInvalid, ua.StatusBadCertificateUseNotAllowed, ua.StatusBadCertificateHostNameInvalid,
 		ua.StatusBadCertificateChainIncomplete, ua.StatusBadCertificateRevoked, ua.StatusBadCertificateIssuerRevoked:
 		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server does not accept this gateway's certificate (%s); on the server, mark %s as trusted", t.symbol(status), b.driver.certPath())
+	case ua.StatusBadTooManySessions:
+		return protocols.KindNotConnected, protocols.Offline, fmt.Sprintf("the server has no session left (%s): close other clients of it, wait a minute for sessions that were not closed, or raise its limit of sessions", t.symbol(status))
+	case ua.StatusBadTooManySubscriptions:
+		return protocols.KindRefused, t.reason(status), fmt.Sprintf("the server has no subscription left (%s): give more tags the same interval, close other clients of it, or take mode: poll for some devices", t.symbol(status))
 	case ua.StatusBadSessionIDInvalid, ua.StatusBadSessionClosed, ua.StatusBadSessionNotActivated,
 		ua.StatusBadSecureChannelIDInvalid, ua.StatusBadSecureChannelClosed, ua.StatusBadSecureChannelTokenUnknown, ua.StatusBadTCPSecureChannelUnknown,
 		ua.StatusBadConnectionClosed, ua.StatusBadConnectionRejected, ua.StatusBadNotConnected, ua.StatusBadServerNotConnected,
 		ua.StatusBadShutdown, ua.StatusBadServerHalted, ua.StatusBadCommunicationError, ua.StatusBadNoSubscription, ua.StatusBadSubscriptionIDInvalid,
-		ua.StatusBadTooManySessions, ua.StatusBadTCPServerTooBusy, ua.StatusBadTCPNotEnoughResources:
+		ua.StatusBadTCPServerTooBusy, ua.StatusBadTCPNotEnoughResources:
 		return protocols.KindNotConnected, protocols.Offline, said
 	case ua.StatusBadDecodingError, ua.StatusBadEncodingLimitsExceeded:
 		return protocols.KindMalformed, protocols.Malformed, said

@@ -2,6 +2,7 @@ package opcua
 
 import (
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -75,7 +76,7 @@ func (b *bus) savePasts(ended bool) {
 	}
 	b.pasts.mu.Lock()
 	defer b.pasts.mu.Unlock()
-	if ended && !b.pasts.saver.may(time.Now()) {
+	if !slices.ContainsFunc(b.pasts.all, (*past).unsaved) || ended && !b.pasts.saver.may(time.Now()) {
 		return
 	}
 	for _, p := range b.pasts.all {
@@ -85,16 +86,28 @@ func (b *bus) savePasts(ended bool) {
 	}
 }
 
-// keepUnread makes history of the reports that nobody took before their
-// connection ended: the device has been told offline since. Reports of failed
-// subscriptions are dropped, as they would be taken for failures of the next
-// connection. Nobody writes to the queue while there is no session.
-func (b *bus) keepUnread() {
-	for range len(b.reports) {
-		r := <-b.reports
-		if r.Err == nil {
-			r.History = true
-			b.reports <- r
+// resumePast begins a gap where there was an outage before the subscriptions
+// that are about to be made: those that outlived it have missed nothing.
+func (b *bus) resumePast(d *protocols.Device, fresh []*subscription) *past {
+	p := b.pastOf(d)
+	var tags []int
+	for _, sub := range fresh {
+		for _, t := range sub.tags {
+			tags = append(tags, int(t))
 		}
+	}
+	if len(tags) > 0 {
+		p.resume(tags, b.driver.o.Now())
+	}
+	return p
+}
+
+// noteTold notes what is about to be handed over of a message. What the end of
+// a connection keeps from the collector it gets later.
+func (p *publisher) noteTold(sub *subscription, readings []protocols.Reading, at time.Time) {
+	sub.past.told(readings, sub.spilled, at)
+	if len(sub.spilled) > 0 {
+		sub.spilled = sub.spilled[:0]
+		p.bus.lookAtHistory()
 	}
 }

@@ -120,14 +120,6 @@ func (r *historyReader) serverTimes(ctx context.Context) (now, started time.Time
 	return now, timeOf(values[0]), nil
 }
 
-func timeOf(dv *ua.DataValue) time.Time {
-	if dv == nil || dv.Value == nil || isBad(dv.Status) {
-		return time.Time{}
-	}
-	at, _ := dv.Value.Value().(time.Time)
-	return at
-}
-
 // nodeOf returns where a tag's history is, or why it has none.
 func (r *historyReader) nodeOf(d *protocols.Device, tag int32) (*ua.NodeID, string) {
 	a, err := parseAddress(d.Tags[tag].Address)

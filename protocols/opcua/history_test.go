@@ -99,6 +99,7 @@ func (l *listener) until(what string, holds func() bool) {
 		select {
 		case r := <-l.b.Reports():
 			if r.Err != nil {
+				l.close()
 				l.subscribe()
 				continue
 			}
@@ -121,14 +122,36 @@ func (l *listener) broken() {
 				l.take(r)
 				continue
 			}
-			if err := l.b.Close(); err != nil {
-				l.tb.Fatal(err)
-			}
+			l.close()
 			return
 		case <-deadline:
 			l.tb.Fatal("the connection did not break")
 		}
 	}
+}
+
+// close closes the connection, and takes what it leaves behind.
+func (l *listener) close() {
+	l.tb.Helper()
+	for more := true; more; {
+		if err := l.b.Close(); err != nil {
+			l.tb.Fatal(err)
+		}
+		more = len(l.b.Reports()) > 0
+		for range len(l.b.Reports()) {
+			if r := <-l.b.Reports(); r.Err == nil {
+				l.take(r)
+			}
+		}
+	}
+}
+
+// breakOff cuts the connection, and has the server forget it.
+func (l *listener) breakOff(srv *nodeopcua.Server, relay *opcuatest.Relay) {
+	l.tb.Helper()
+	relay.Cut()
+	l.broken()
+	command(l.tb, srv, "logout")
 }
 
 // subscribe connects and subscribes, as often as it takes.
@@ -228,7 +251,7 @@ func historyDevice(endpoint string, names ...string) *protocols.Device {
 	}
 	d := device(endpoint, addresses...)
 	d.Interval = 10 * time.Millisecond // the test's values change more slowly, but for outages
-	d.OPCUA.History = 24 * time.Hour
+	d.OPCUA.History, d.OPCUA.Queue = 24*time.Hour, 10
 	return d
 }
 
@@ -273,8 +296,7 @@ func TestHistoryOutage(t *testing.T) {
 	l.until("first values", func() bool { return len(l.all) == 3 })
 	ask(t, srv, "burst 10 50")
 	l.until("live values", func() bool { return l.has(0, 10) })
-	relay.Cut()
-	l.broken()
+	l.breakOff(srv, relay)
 	n := ask(t, srv, "burst 300 2")
 	l.subscribe()
 	l.until("the outage to be over", func() bool { return len(l.outages) == 1 })
@@ -363,29 +385,22 @@ func TestHistoryReconnects(t *testing.T) {
 	l := historyListener(t, d, newMemory())
 	l.subscribe()
 	l.until("first values", func() bool { return len(l.all) == 2 })
-	end := make(chan int64, 1)
-	const n = 300
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
-		defer cancel()
-		_, _ = srv.Ask(ctx, fmt.Sprintf("burst %d 40", n))
-		end <- n
-	}()
+	const n = 600
+	command(t, srv, fmt.Sprintf("begin %d 20", n))
 	for i := range 100 {
 		seen := len(l.all)
 		if i%4 == 0 { // mostly before anything has come
 			l.until("values", func() bool { return len(l.all) > seen })
 		}
-		relay.Cut()
-		l.broken()
+		if i%2 == 0 {
+			l.breakOff(srv, relay)
+		} else { // the subscription may outlive this
+			relay.Cut()
+			l.broken()
+		}
 		l.subscribe()
 	}
-	<-end
-	want := 0
-	l.until("all", func() bool {
-		want = len(l.outages)
-		return l.has(0, n) && l.has(1, n) && want >= 100
-	})
+	l.until("all", func() bool { return l.values(0) == n && l.values(1) == n/5 })
 	l.exact(0, n, 1)
 	l.exact(1, n, 5)
 	t.Logf("%d outages", len(l.outages))
@@ -418,8 +433,7 @@ func TestHistoryLimits(t *testing.T) {
 			l := historyListener(t, d, nil)
 			l.subscribe()
 			l.until("first values", func() bool { return len(l.all) == 3 })
-			relay.Cut()
-			l.broken()
+			l.breakOff(srv, relay)
 			n := ask(t, srv, "burst 2200 0")
 			l.subscribe()
 			l.until("the outage to be over", func() bool { return len(l.outages) == 1 && l.has(0, n) })
@@ -457,8 +471,7 @@ func TestHistoryBeyond(t *testing.T) {
 			l := historyListener(t, d, nil)
 			l.subscribe()
 			l.until("first values", func() bool { return len(l.all) == 1 })
-			relay.Cut()
-			l.broken()
+			l.breakOff(srv, relay)
 			n := ask(t, srv, "burst 300 5")
 			if c.forget {
 				command(t, srv, "forget")
@@ -494,11 +507,7 @@ func TestHistoryHuge(t *testing.T) {
 
 	l := historyListener(t, d, m)
 	l.subscribe()
-	go func() {
-		ctx, cancel := context.WithTimeout(context.Background(), patience)
-		defer cancel()
-		_, _ = srv.Ask(ctx, "burst 60 50")
-	}()
+	command(t, srv, "begin 60 50")
 	history := func() (count int) {
 		for _, x := range l.all {
 			if x.history && x.tag == 1 {
@@ -515,9 +524,7 @@ func TestHistoryHuge(t *testing.T) {
 	if err := l.b.Close(); err != nil || time.Since(began) > 1200*time.Millisecond {
 		t.Fatalf("closing took %s: %v", time.Since(began), err)
 	}
-	for range len(l.b.Reports()) {
-		l.take(<-l.b.Reports())
-	}
+	l.close()
 	// The next session goes on where this one was.
 	l.subscribe()
 	l.until("all of it", func() bool { return len(l.outages) == 2 })
@@ -556,8 +563,7 @@ func TestHistoryAlike(t *testing.T) {
 	at := time.Now().UnixMilli()
 	command(t, srv, fmt.Sprintf("stamp 1 %d", at))
 	l.until("a live value", func() bool { return l.has(0, 1) })
-	relay.Cut()
-	l.broken()
+	l.breakOff(srv, relay)
 	// 2 and 3 are made in the same millisecond as 1, which was told; 5 and 6 in
 	// the same as 7, which will be.
 	for i, ms := range []int64{at, at, at + 5, at + 9, at + 9, at + 9} {

@@ -64,7 +64,7 @@ func (s *session) readLimits(ctx context.Context, conf *connConf) error {
 	// Not one request with all of them: some small servers refuse the whole of
 	// a Read with more nodes than they like.
 	first, err := s.readStandard(ctx, id.Server_NamespaceArray, id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead,
-		id.Server_ServerStatus_BuildInfo_ProductName, id.Server_ServerStatus_BuildInfo_ManufacturerName)
+		id.Server_ServerStatus_BuildInfo_ProductName, id.Server_ServerStatus_BuildInfo_ManufacturerName, id.Server_ServerStatus_StartTime)
 	if err != nil {
 		return err
 	}
@@ -73,6 +73,7 @@ func (s *session) readLimits(ctx context.Context, conf *connConf) error {
 	}
 	s.limits.perRead = limit(first[1], maxNodesPerRead)
 	s.limits.product = textOf(first[2])
+	s.bond.started = timeOf(first[4])
 	s.limits.profile = conf.profileOf(s.limits.product, textOf(first[3]))
 	if err := s.readOtherLimits(ctx); err != nil {
 		return err

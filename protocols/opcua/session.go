@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -30,8 +31,9 @@ type connConf struct {
 	trust          trustList
 	timeout        time.Duration // of a request, and of connecting as a whole
 	sessionTimeout time.Duration
-	maxPerCall     int    // nodes of one request; 0: as many as the server says
-	profile        string // see profiles; empty: auto
+	maxPerCall     int           // nodes of one request; 0: as many as the server says
+	lifetime       time.Duration // of a security token
+	profile        string        // see profiles; empty: auto
 }
 
 // session is an activated session on its own channel.
@@ -42,6 +44,8 @@ type session struct {
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 	hist       *historian // the same
+	bond       bond
+	broken     atomic.Bool // the connection, or the session, does not work; it may be gone on with
 }
 
 // errUnproven is behind every way in which a server failed to prove that it
@@ -56,8 +60,9 @@ var (
 )
 
 // openSession connects, checks who is there, and logs in.
-func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, error) {
-	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
+// It goes on with an old session, if there is one and the server still has it.
+func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor) (*session, error) {
+	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout, conf.lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -78,7 +83,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		if cfg, err = d.channelConfig(endpoint); err != nil {
 			return nil, err
 		}
-		if ch, err = openChannel(ctx, at, cfg, conf.timeout); err != nil {
+		if ch, err = openChannel(ctx, at, cfg, conf.timeout, conf.lifetime); err != nil {
 			if errors.Is(err, io.EOF) && endpoint.SecurityMode != ua.MessageSecurityModeNone {
 				err = fmt.Errorf("%w: %w", errShutOut, err)
 			}
@@ -86,8 +91,11 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		}
 	}
 	s := &session{ch: ch, limits: ownLimits()}
-	if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
-		err = s.readLimits(ctx, conf)
+	goesOn, err := d.goOn(ctx, s, cfg, endpoint, l, conf, old)
+	if err == nil && !goesOn {
+		if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
+			err = s.readLimits(ctx, conf)
+		}
 	}
 	if err != nil {
 		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
@@ -191,6 +199,7 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 		}
 	}
 	s.token = res.AuthenticationToken
+	s.bond = newBond(e, res)
 	if secure && conf.security.policy == policyAuto {
 		// Part 4, 5.6.2: what was offered without protection, compared with
 		// what the server says under it.
@@ -216,11 +225,14 @@ func (s *session) activate(ctx context.Context, serverCert, serverNonce []byte, 
 		}
 		token = &ua.UserNameIdentityToken{PolicyID: l.policyID, UserName: conf.username, Password: pass, EncryptionAlgorithm: passAlg}
 	}
-	_, err = answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
+	res, err := answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
 		ClientSignature:    &ua.SignatureData{Algorithm: alg, Signature: sig},
 		UserIdentityToken:  ua.NewExtensionObject(token),
 		UserTokenSignature: &ua.SignatureData{},
 	}, s.token, conf.timeout))
+	if err == nil {
+		s.bond.nonce = res.ServerNonce
+	}
 	return err
 }
 
@@ -233,7 +245,9 @@ func sameLeaf(a, b []byte) bool {
 
 // call sends a request of this session.
 func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
-	return answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
+	res, err := answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
+	s.note(err)
+	return res, err
 }
 
 func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
@@ -241,8 +255,9 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 }
 
 // close logs out, if that is quick, and cuts the connection. All goroutines of
-// the session have ended when it returns.
-func (s *session) close() {
+// the session have ended when it returns. It is false if the server could not
+// be told, and may have the session still.
+func (s *session) close() bool {
 	if s.pub != nil {
 		s.pub.cancel()
 	}
@@ -253,13 +268,15 @@ func (s *session) close() {
 	// may take, whatever its context says; without the connection it does not.
 	cut := time.AfterFunc(2*closeGrace, func() { _ = s.ch.conn.Close() })
 	defer cut.Stop()
+	var err error
 	if s.token != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		_, _ = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
+		_, err = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
 		cancel()
 	}
 	s.ch.close()
 	if s.pub != nil {
 		s.pub.wait()
 	}
+	return err == nil || !breaks(err)
 }

@@ -5,6 +5,8 @@
 //
 //   burst N EVERY [MS]   sets Historized (and Plain, and every fifth time Second) to
 //                        the next N numbers, one every EVERY ms; done when it is
+//   begin N EVERY        the same, in the background
+//   logout               ends all sessions with their subscriptions
 //   stamp VALUE MS       sets Historized to VALUE with the source time MS
 //   future N EVERY       puts the numbers up to N into the history of Huge, one every EVERY ms from now
 //                        on, and makes the last its value
@@ -50,8 +52,7 @@ exports.build = ({ server, space, add }) => {
 
 const set = (name, value, at) => vars[name].setValueFromSource({ dataType: DataType.Int32, value }, StatusCodes.Good, at || new Date());
 
-exports.commands = ({ server }) => ({
-  burst: (n, every) => new Promise((done) => {
+const burst = (n, every) => new Promise((done) => {
     let left = Number(n), last = 0;
     const timer = setInterval(() => {
       const at = new Date();
@@ -63,7 +64,14 @@ exports.commands = ({ server }) => ({
       if (count % 5 === 0) set("Second", count, at);
       if (--left === 0) { clearInterval(timer); done(count); }
     }, Number(every));
-  }),
+  });
+
+exports.commands = ({ server }) => ({
+  burst,
+  begin: (n, every) => { burst(n, every); },
+  logout: () => {
+    for (const session of Object.values(server.engine._sessions)) server.engine.closeSession(session.authenticationToken, true, "Terminated");
+  },
   stamp: (value, ms) => set("Historized", Number(value), new Date(Number(ms))),
   future: (n, every) => {
     const now = Date.now();
