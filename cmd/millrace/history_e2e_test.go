@@ -38,7 +38,7 @@ func TestHistoryArrives(t *testing.T) {
       tags: [{name: count, address: "nsu=%s;s=Historized", scale: 10}, {name: plain, address: "nsu=%s;s=Plain"}]`,
 		strings.Replace(srv.Endpoint(), target, relay.Addr(), 1), nodeopcua.Namespace, nodeopcua.Namespace))
 	f.awaitState("robot", "online")
-	f.awaitGood("robot")
+	f.r.WaitBatches(t, "robot", 1)
 
 	type came struct {
 		live, historical int
