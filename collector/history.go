@@ -2,6 +2,7 @@ package collector
 
 import (
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -112,19 +113,17 @@ func (d *device) noteOutage(o protocols.Outage) {
 	h.mu.Unlock()
 	text := outageText(d.cfg.ID, &o)
 	if o.Filled() == protocols.FilledYes {
-		d.log.Info(text, "filled", o.Filled())
+		d.log.Info("an outage is over", "outcome", text, "filled", o.Filled())
 		return
 	}
-	d.log.Warn(text, "filled", o.Filled(), "reason", o.Why)
+	d.log.Warn("an outage is over", "outcome", text, "filled", o.Filled(), "reason", o.Why)
 }
 
 func (h *history) status() Outages {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	o := Outages{Count: h.count, Seconds: map[string]float64{protocols.FilledYes: 0, protocols.FilledPart: 0, protocols.FilledNo: 0}, Last: slices.Clone(h.outages)}
-	for filled, s := range h.seconds {
-		o.Seconds[filled] = s
-	}
+	maps.Copy(o.Seconds, h.seconds)
 	return o
 }
 

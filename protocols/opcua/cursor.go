@@ -24,21 +24,21 @@ const (
 type edge struct {
 	time   int64  // ns since 1970; 0: there is none
 	count  int    // of the values told with this time
-	print  uint64 // of the first of them; 0: not known
+	first  uint64 // the print of the first of them; 0: not known
 	prints []uint64
 }
 
 // add notes that a value was told.
-func (e *edge) add(at int64, print uint64) {
+func (e *edge) add(at int64, mark uint64) {
 	if e.time != at {
-		e.time, e.count, e.print, e.prints = at, 1, print, e.prints[:0]
+		e.time, e.count, e.first, e.prints = at, 1, mark, e.prints[:0]
 		return
 	}
 	e.count++
 	if e.count == 1 {
-		e.print = print
+		e.first = mark
 	} else if len(e.prints) < maxAlike {
-		e.prints = append(e.prints, print)
+		e.prints = append(e.prints, mark)
 	}
 }
 
@@ -48,15 +48,15 @@ func (e *edge) clone() edge {
 	return c
 }
 
-// has says whether a value with this print was told, and takes it out.
-func (e *edge) has(print uint64) bool {
+// has says whether a value with this mark was told, and takes it out.
+func (e *edge) has(mark uint64) bool {
 	switch {
-	case e.count == 0 || print == 0:
+	case e.count == 0 || mark == 0:
 		return false
-	case e.print == print:
-		e.print = 0
+	case e.first == mark:
+		e.first = 0
 	default:
-		i := slices.Index(e.prints, print)
+		i := slices.Index(e.prints, mark)
 		if i < 0 {
 			return false
 		}
@@ -162,16 +162,16 @@ func (p *past) told(list []protocols.Reading, spilled []int, now time.Time) {
 		if r.Source == 0 {
 			continue
 		}
-		print := printOf(r)
+		value := printOf(r)
 		m := &p.marks[r.Tag]
 		if s := m.span; s != nil && !s.closed {
 			if s.to.time == 0 || s.to.time == r.Source {
-				s.to.add(r.Source, print)
+				s.to.add(r.Source, value)
 			} else {
 				s.closed = true
 			}
 		}
-		m.last.add(r.Source, print)
+		m.last.add(r.Source, value)
 	}
 	p.changed = p.changed || len(list) > 0
 }

@@ -286,7 +286,7 @@ func (h *historian) result(p *past, g *gap, f *filling) protocols.Outage {
 // unchanged says that nothing was missed of the tag: the first value after
 // the gap is the last one before it.
 func (s *span) unchanged() bool {
-	return s.from.time == s.to.time && s.from.count > 0 && s.to.count > 0 && (s.from.print == s.to.print || s.from.print == 0)
+	return s.from.time == s.to.time && s.from.count > 0 && s.to.count > 0 && (s.from.first == s.to.first || s.from.first == 0)
 }
 
 // tell hands over what a window brought, in the order of time.
@@ -334,7 +334,8 @@ func bySource(a, b protocols.Reading) int {
 // send hands over a report when few others wait.
 func (h *historian) send(ctx context.Context, r protocols.Report) error {
 	for len(h.bus.reports) > historyRoom {
-		if pause(ctx, time.Millisecond); ctx.Err() != nil {
+		pause(ctx, time.Millisecond)
+		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}

@@ -202,7 +202,6 @@ type place struct {
 type wanted struct {
 	tag   int32
 	node  *ua.NodeID
-	one   bool
 	spans []span
 	point []byte // where the server goes on
 	found []protocols.Reading
@@ -332,7 +331,7 @@ func (n *wanted) cut(end int64) {
 
 // fill reads the window. Where there is more in it than fits, it ends earlier.
 func (r *historyReader) fill(ctx context.Context, w *window) error {
-	defer r.release(w)
+	defer r.release(w) //nolint:contextcheck // it is bounded by itself, and told even when the reading is given up
 	for lo := 0; lo < len(w.nodes); {
 		hi := min(lo+r.perCall, len(w.nodes))
 		done, err := r.readNodes(ctx, w, w.nodes[lo:hi])
@@ -528,8 +527,8 @@ func (r *historyReader) request(ctx context.Context, w *window, nodes []*wanted)
 		err = fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
 	}
 	if err == nil {
-		for i, result := range res.Results {
-			n, again := r.take(w, nodes[i], result)
+		for i, node := range nodes {
+			n, again := r.take(w, node, res.Results[i])
 			values += n
 			if again {
 				err = errAgain
@@ -630,7 +629,8 @@ func (r *historyReader) refused(w *window, n *wanted, status ua.StatusCode) bool
 		r.access[at] = noHistory
 		return false
 	}
-	if r.tries[at]++; r.tries[at] < nodeTries {
+	r.tries[at]++
+	if r.tries[at] < nodeTries {
 		return true
 	}
 	r.access[at] = "the server answered " + r.bus.driver.symbols.statusText(status)

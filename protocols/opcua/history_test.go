@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -171,12 +172,7 @@ func (l *listener) subscribe() {
 
 // has says whether a value of a tag came.
 func (l *listener) has(tag int32, value int64) bool {
-	for i := len(l.all) - 1; i >= 0; i-- {
-		if l.all[i].tag == tag && l.all[i].value == value {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(l.all, func(x told) bool { return x.tag == tag && x.value == value })
 }
 
 // values counts the different values of a tag, but for 0.
@@ -229,11 +225,13 @@ func (l *listener) exactFrom(tag int32, from, n, step int64) {
 		}
 		switch {
 		case times == 0:
-			if lost++; lost < 5 {
+			lost++
+			if lost < 5 {
 				l.tb.Errorf("tag %d: %d never came", tag, v)
 			}
 		case times > 1:
-			if twice++; twice < 5 {
+			twice++
+			if twice < 5 {
 				l.tb.Errorf("tag %d: %d came %d times (live: %t)", tag, v, times, was)
 			}
 		}
@@ -297,10 +295,10 @@ func TestHistoryOutage(t *testing.T) {
 	ask(t, srv, "burst 10 50")
 	l.until("live values", func() bool { return l.has(0, 10) })
 	l.breakOff(srv, relay)
-	n := ask(t, srv, "burst 300 2")
+	ask(t, srv, "burst 300 2")
 	l.subscribe()
 	l.until("the outage to be over", func() bool { return len(l.outages) == 1 })
-	n = ask(t, srv, "burst 10 50")
+	n := ask(t, srv, "burst 10 50")
 	l.until("live values", func() bool { return l.has(0, n) && l.has(2, n) })
 	l.exact(0, n, 1)
 	l.exact(1, n, 5)
