@@ -518,6 +518,9 @@ func (b *bus) connect(work context.Context, now time.Time) bool {
 		return false
 	}
 	b.connected, b.proven, b.connErr = true, false, nil
+	for _, d := range b.devices {
+		b.tellAdvice(d)
+	}
 	return true
 }
 

@@ -71,8 +71,8 @@ type Memory interface {
 type Adviser interface {
 	Bus
 	// Advice returns what was learnt of d and has not been heeded, each piece a
-	// sentence for people. It changes only with a scan whose result says
-	// Learnt.
+	// sentence for people. It changes only with Connect, and with a scan whose
+	// result says Learnt.
 	Advice(d *Device) []string
 }
 

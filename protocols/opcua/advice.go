@@ -34,8 +34,14 @@ func (p *publisher) advise(sub *subscription, list []made) {
 	}
 }
 
-// Advice returns what the server does not do as it was asked to for d.
+// Advice returns what is wrong with the security of the last session, though
+// it was made, and what the server does not do as it was asked to for d.
 func (b *bus) Advice(d *protocols.Device) []string {
+	list := slices.Clone(b.notes)
+	return append(list, b.subscriptionAdvice(d)...)
+}
+
+func (b *bus) subscriptionAdvice(d *protocols.Device) []string {
 	if b.session == nil || b.session.pub == nil {
 		return nil
 	}

@@ -31,6 +31,7 @@ type bus struct {
 	reports    chan protocols.Report
 	stats      counters
 	pasts      pasts
+	notes      []string // of the last session's security
 }
 
 // counters are what a bus counts; they outlive its connections.
@@ -109,6 +110,7 @@ func (b *bus) Connect(ctx context.Context) error {
 	}
 	s.logLimits(b.log)
 	b.session = s
+	b.notes = s.notes
 	b.generation++
 	old := b.survivor
 	b.survivor = nil

@@ -50,7 +50,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout, lif
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	if err := c.sc.Open(ctx); err != nil {
+	if err := guarded(func() error { return c.sc.Open(ctx) }); err != nil {
 		err = c.because(err)
 		c.close()
 		return nil, err
@@ -136,14 +136,31 @@ func (c *channel) because(err error) error {
 // error too: its ua.StatusCode.
 func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID, timeout time.Duration) (ua.Response, error) {
 	var res ua.Response
-	err := c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
-		res = r
-		return nil
+	err := guarded(func() error {
+		return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
+			res = r
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, c.because(err)
 	}
 	return res, nil
+}
+
+// errPanicked is behind what gopcua stumbled over.
+var errPanicked = errors.New("the server said something that the OPC UA library could not take")
+
+// guarded calls into gopcua, which takes much of what a server says for
+// granted. (What its reader stumbles over, in a goroutine of its own, cannot
+// be caught here.)
+func guarded(call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanicked, p)
+		}
+	}()
+	return call()
 }
 
 // closeGrace is how long saying goodbye may take.

@@ -90,7 +90,7 @@ func TestMissing(t *testing.T) {
 		"the history's own form":    {edgeOf(1, 10), edgeOf(4, 40), valuesAt(11, 10, 2, 20, 44, 40), "[2]"},
 		"out of the server's order": {edgeOf(1, 10), edgeOf(4, 40), valuesAt(4, 40, 3, 30, 2, 20, 1, 10), "[2 3]"},
 	} {
-		n := &wanted{spans: []span{{from: c.from, to: c.to}}, found: c.found}
+		n := &nodePart{spans: []span{{from: c.from, to: c.to}}, found: c.found}
 		got := []int64{}
 		for _, r := range n.missing() {
 			got = append(got, r.Value.AsInt())

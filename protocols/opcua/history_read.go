@@ -182,7 +182,7 @@ type window struct {
 	past     *past
 	at, end  int64
 	last     bool // it reaches the end of the gap
-	nodes    []*wanted
+	nodes    []*nodePart
 	values   []protocols.Reading
 	arrived  time.Time
 	size     time.Duration // that was tried
@@ -198,8 +198,8 @@ type place struct {
 	point []byte
 }
 
-// wanted is one node's part in a window.
-type wanted struct {
+// nodePart is one node's part in a window.
+type nodePart struct {
 	tag   int32
 	node  *ua.NodeID
 	spans []span
@@ -214,7 +214,7 @@ func (r *historyReader) window(p *past, g *gap, f *filling) *window {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	w := &window{past: p, gap: g, at: g.at, size: f.window, end: math.MinInt64, known: map[int32]struct{}{}}
-	byTag := map[int32]*wanted{}
+	byTag := map[int32]*nodePart{}
 	first := int64(math.MaxInt64)
 	for i := range g.spans {
 		s := &g.spans[i]
@@ -229,7 +229,7 @@ func (r *historyReader) window(p *past, g *gap, f *filling) *window {
 		first = min(first, max(s.from.time, g.at))
 		n := byTag[s.tag]
 		if n == nil {
-			n = &wanted{tag: s.tag, node: r.nodes[tagOf{p, s.tag}]}
+			n = &nodePart{tag: s.tag, node: r.nodes[tagOf{p, s.tag}]}
 			byTag[s.tag] = n
 			w.nodes = append(w.nodes, n)
 		}
@@ -317,7 +317,7 @@ func (w *window) next() time.Duration {
 }
 
 // cut drops what is not before end.
-func (n *wanted) cut(end int64) {
+func (n *nodePart) cut(end int64) {
 	kept := n.found[:0]
 	for i := range n.found {
 		if n.found[i].Source < end {
@@ -386,7 +386,7 @@ func (r *historyReader) shrink(w *window) {
 
 // readNodes reads the window for some nodes, and returns how many of the first
 // of them it was done with.
-func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*wanted) (int, error) {
+func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*nodePart) (int, error) {
 	todo := nodes
 	for len(todo) > 0 {
 		err := r.request(ctx, w, todo)
@@ -409,7 +409,7 @@ func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*wante
 		default:
 			return 0, err
 		}
-		var more, refused []*wanted
+		var more, refused []*nodePart
 		for _, n := range todo {
 			switch {
 			case n.upTo < 0:
@@ -429,10 +429,10 @@ func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*wante
 	return len(nodes), nil
 }
 
-func (r *historyReader) readEach(ctx context.Context, w *window, nodes []*wanted) (int, error) {
+func (r *historyReader) readEach(ctx context.Context, w *window, nodes []*nodePart) (int, error) {
 	for _, n := range nodes {
 		n.found, n.upTo, n.point = nil, w.at, nil
-		if _, err := r.readNodes(ctx, w, []*wanted{n}); err != nil {
+		if _, err := r.readNodes(ctx, w, []*nodePart{n}); err != nil {
 			return 0, err
 		}
 	}
@@ -441,7 +441,7 @@ func (r *historyReader) readEach(ctx context.Context, w *window, nodes []*wanted
 
 // fewerPoints goes on where a server has no more places to keep: with those
 // that have one, and then with fewer nodes at once.
-func (r *historyReader) fewerPoints(ctx context.Context, w *window, nodes, refused, more []*wanted) (int, error) {
+func (r *historyReader) fewerPoints(ctx context.Context, w *window, nodes, refused, more []*nodePart) (int, error) {
 	for _, n := range refused {
 		n.upTo = w.at
 	}
@@ -467,14 +467,14 @@ func (r *historyReader) fewerPoints(ctx context.Context, w *window, nodes, refus
 }
 
 // readAlone reads one node for which the server had no place to keep.
-func (r *historyReader) readAlone(ctx context.Context, w *window, n *wanted) (int, error) {
-	if err := r.request(ctx, w, []*wanted{n}); err != nil {
+func (r *historyReader) readAlone(ctx context.Context, w *window, n *nodePart) (int, error) {
+	if err := r.request(ctx, w, []*nodePart{n}); err != nil {
 		return 0, err
 	}
 	if n.upTo < 0 { // again
 		n.upTo = w.at
 		r.perNode = 0
-		if err := r.request(ctx, w, []*wanted{n}); err != nil {
+		if err := r.request(ctx, w, []*nodePart{n}); err != nil {
 			return 0, err
 		}
 		if n.upTo < 0 {
@@ -483,7 +483,7 @@ func (r *historyReader) readAlone(ctx context.Context, w *window, n *wanted) (in
 		}
 	}
 	for len(n.point) > 0 && w.count() <= 2*windowValues {
-		if err := r.request(ctx, w, []*wanted{n}); err != nil {
+		if err := r.request(ctx, w, []*nodePart{n}); err != nil {
 			return 0, err
 		}
 	}
@@ -504,7 +504,7 @@ func (r *historyReader) unsupported(err error) bool {
 }
 
 // request sends one HistoryRead and waits as long as it took, at the least.
-func (r *historyReader) request(ctx context.Context, w *window, nodes []*wanted) error {
+func (r *historyReader) request(ctx context.Context, w *window, nodes []*nodePart) error {
 	perNode := r.perNode
 	if perNode > 0 {
 		perNode = max(10, min(perNode, windowValues/len(nodes)))
@@ -546,7 +546,7 @@ func (r *historyReader) request(ctx context.Context, w *window, nodes []*wanted)
 var errAgain = errors.New("the server could not read the history of a node")
 
 // take takes in what came for one node, and says how many values that were.
-func (r *historyReader) take(w *window, n *wanted, res *ua.HistoryReadResult) (values int, again bool) {
+func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult) (values int, again bool) {
 	at := tagOf{w.past, n.tag}
 	if res == nil {
 		r.access[at] = noHistory
@@ -600,7 +600,7 @@ func (r *historyReader) take(w *window, n *wanted, res *ua.HistoryReadResult) (v
 }
 
 // refused takes in that a node's history was not read, and says whether to try again.
-func (r *historyReader) refused(w *window, n *wanted, status ua.StatusCode) bool {
+func (r *historyReader) refused(w *window, n *nodePart, status ua.StatusCode) bool {
 	at := tagOf{w.past, n.tag}
 	continued := len(n.point) > 0
 	n.point = nil
@@ -676,7 +676,7 @@ func (r *historyReader) release(w *window) {
 }
 
 // within says whether a time may be in one of the spans.
-func (n *wanted) within(at int64) bool {
+func (n *nodePart) within(at int64) bool {
 	for i := range n.spans {
 		if at >= n.spans[i].from.time && at <= n.spans[i].to.time {
 			return true
@@ -686,7 +686,7 @@ func (n *wanted) within(at int64) bool {
 }
 
 // begins says whether one of the spans begins at a time.
-func (n *wanted) begins(at int64) bool {
+func (n *nodePart) begins(at int64) bool {
 	for i := range n.spans {
 		if at == n.spans[i].from.time {
 			return true
@@ -697,7 +697,7 @@ func (n *wanted) begins(at int64) bool {
 
 // missing returns what was found and not told. The ends of the spans are
 // where values may have been told.
-func (n *wanted) missing() []protocols.Reading {
+func (n *nodePart) missing() []protocols.Reading {
 	slices.SortStableFunc(n.found, bySource)
 	kept := n.found[:0]
 	for lo := 0; lo < len(n.found); {

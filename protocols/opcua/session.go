@@ -26,9 +26,11 @@ const minSessionTimeout = time.Minute
 type connConf struct {
 	url            *url.URL // as configured, with the port
 	security       security
-	username       string
-	password       string
+	user           user
 	trust          trustList
+	tolerate       []string
+	trustLook      time.Duration // how often a standing connection's certificate is looked up again
+	device         string        // one of those on it, for messages
 	timeout        time.Duration // of a request, and of connecting as a whole
 	sessionTimeout time.Duration
 	maxPerCall     int           // nodes of one request; 0: as many as the server says
@@ -44,8 +46,11 @@ type session struct {
 	namespaces []string
 	pub        *publisher // nil until the first subscription
 	hist       *historian // the same
-	bond       bond
-	broken     atomic.Bool // the connection, or the session, does not work; it may be gone on with
+
+	notes  []string    // what is to be said of its security
+	watch  *trustWatch // nil: the server's certificate is not checked
+	bond   bond
+	broken atomic.Bool // the connection, or the session, does not work; it may be gone on with
 }
 
 // errUnproven is behind every way in which a server failed to prove that it
@@ -71,7 +76,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor)
 		ch.close()
 		return nil, err
 	}
-	l, at, err := d.admit(endpoint, conf)
+	l, at, v, err := d.admit(endpoint, conf)
 	if err != nil {
 		ch.close()
 		return nil, err
@@ -90,7 +95,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor)
 			return nil, err
 		}
 	}
-	s := &session{ch: ch, limits: ownLimits()}
+	s := &session{ch: ch, limits: ownLimits(), notes: d.securityNotes(endpoint, v)}
 	goesOn, err := d.goOn(ctx, s, cfg, endpoint, l, conf, old)
 	if err == nil && !goesOn {
 		if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
@@ -100,6 +105,9 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor)
 	if err != nil {
 		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
 		return nil, err
+	}
+	if v != nil {
+		s.watch = d.watchTrust(ch, endpoint, conf)
 	}
 	return s, nil
 }
@@ -121,24 +129,25 @@ func discover(ctx context.Context, ch *channel, conf *connConf) (*ua.EndpointDes
 // admit decides how to log in, whether the server's certificate will do, and
 // where to connect: always to the configured host, as many servers announce
 // names that only they can resolve, but with the path that they announce.
-func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.URL, error) {
-	l, err := chooseLogin(e, conf.username)
+func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.URL, *verdict, error) {
+	l, err := chooseLogin(e, conf.user)
 	if err != nil {
-		return l, nil, err
+		return l, nil, nil, err
 	}
 	// Policy None says that the server's identity is not checked. A password
 	// is encrypted for its certificate even then: that keeps it from those who
 	// only listen, not from one who stands in for the server.
+	var v *verdict
 	if e.SecurityMode != ua.MessageSecurityModeNone {
-		if err := conf.trust.verify(e.ServerCertificate); err != nil {
-			return l, nil, err
+		if v, err = conf.trust.verify(e.ServerCertificate, d.demand(e, conf), conf.device); err != nil {
+			return l, nil, nil, err
 		}
 	}
 	at := *conf.url
 	if u, err := url.Parse(e.EndpointURL); err == nil && at.Path == "" && u.Path != "/" {
 		at.Path = u.Path
 	}
-	return l, &at, nil
+	return l, &at, v, nil
 }
 
 // channelConfig is a fresh configuration for a channel to e: gopcua overwrites
@@ -150,6 +159,9 @@ func (d *Driver) channelConfig(e *ua.EndpointDescription) (*uasc.Config, error) 
 	own, err := d.identity()
 	if err != nil {
 		return nil, err
+	}
+	if text := keyFault(&own.key.PublicKey, policyName(e.SecurityPolicyURI)); text != "" {
+		return nil, &certError{text: fmt.Sprintf("this gateway's own certificate %s: %s; name another security.policy, or put a certificate with such a key there", own.path, text)}
 	}
 	return &uasc.Config{
 		SecurityPolicyURI: e.SecurityPolicyURI,
@@ -194,7 +206,7 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 	if secure {
 		sig := res.ServerSignature
 		if sig == nil || !sameLeaf(res.ServerCertificate, e.ServerCertificate) ||
-			s.ch.sc.VerifySessionSignature(e.ServerCertificate, nonce, sig.Signature) != nil {
+			!proven(e.SecurityPolicyURI, e.ServerCertificate, cfg.Certificate, nonce, sig.Signature) {
 			return errUnproven
 		}
 	}
@@ -207,28 +219,22 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 			return errDowngraded
 		}
 	}
-	return s.activate(ctx, e.ServerCertificate, res.ServerNonce, l, conf)
+	return s.activate(ctx, e, cfg, res.ServerNonce, l, conf)
 }
 
-func (s *session) activate(ctx context.Context, serverCert, serverNonce []byte, l login, conf *connConf) error {
-	// Copies without spare room: gopcua appends to them.
-	cert, nonce := slices.Clip(slices.Clone(serverCert)), slices.Clip(slices.Clone(serverNonce))
-	sig, alg, err := s.ch.sc.NewSessionSignature(cert, nonce)
+func (s *session) activate(ctx context.Context, e *ua.EndpointDescription, cfg *uasc.Config, nonce []byte, l login, conf *connConf) error {
+	sig, err := sign(e.SecurityPolicyURI, cfg.LocalKey, e.ServerCertificate, nonce)
 	if err != nil {
 		return err
 	}
-	var token any = &ua.AnonymousIdentityToken{PolicyID: l.policyID}
-	if conf.username != "" {
-		pass, passAlg, err := s.ch.sc.EncryptUserPassword(l.policy, conf.password, cert, nonce)
-		if err != nil {
-			return fmt.Errorf("encrypting the password: %w", err)
-		}
-		token = &ua.UserNameIdentityToken{PolicyID: l.policyID, UserName: conf.username, Password: pass, EncryptionAlgorithm: passAlg}
+	token, tokenSig, err := conf.user.token(l, e.ServerCertificate, nonce)
+	if err != nil {
+		return err
 	}
 	res, err := answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
-		ClientSignature:    &ua.SignatureData{Algorithm: alg, Signature: sig},
+		ClientSignature:    sig,
 		UserIdentityToken:  ua.NewExtensionObject(token),
-		UserTokenSignature: &ua.SignatureData{},
+		UserTokenSignature: tokenSig,
 	}, s.token, conf.timeout))
 	if err == nil {
 		s.bond.nonce = res.ServerNonce
@@ -258,6 +264,7 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 // the session have ended when it returns. It is false if the server could not
 // be told, and may have the session still.
 func (s *session) close() bool {
+	s.watch.stop()
 	if s.pub != nil {
 		s.pub.cancel()
 	}

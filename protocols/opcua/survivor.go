@@ -136,6 +136,7 @@ func breaks(err error) bool {
 
 // cut ends a connection that has broken, without logging out.
 func (s *session) cut() {
+	s.watch.stop()
 	if s.pub != nil {
 		s.pub.cancel()
 	}
@@ -164,7 +165,7 @@ func (d *Driver) goOn(ctx context.Context, s *session, cfg *uasc.Config, e *ua.E
 		return false, errUnproven // see login
 	}
 	s.token, s.bond = old.token, old.bond
-	err := s.activate(ctx, e.ServerCertificate, old.bond.nonce, l, conf)
+	err := s.activate(ctx, e, cfg, old.bond.nonce, l, conf)
 	if err == nil {
 		var same bool
 		if same, err = s.sameServer(ctx); same {

@@ -45,6 +45,9 @@ type Options struct {
 	// keeps it from telling them.
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
+	// Tamper, if not nil, changes answers before they are sent, as a broken
+	// server or somebody on the line might.
+	Tamper func(ua.Response)
 	// MaxSessions, MaxSubscriptions (in a session), MaxItemsPerSubscription and
 	// MaxQueue (of an item) are bounds; 0: none. MaxItemsPerSubscription is told.
 	MaxSessions, MaxSubscriptions, MaxItemsPerSubscription, MaxQueue int

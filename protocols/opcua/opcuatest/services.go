@@ -23,6 +23,9 @@ func (c *client) answer(ctx context.Context, reqID uint32, req ua.Request) error
 	if res == nil {
 		return nil
 	}
+	if c.srv.o.Tamper != nil {
+		c.srv.o.Tamper(res)
+	}
 	return c.sc.SendResponseWithContext(ctx, reqID, res)
 }
 
@@ -111,10 +114,10 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 		offers = append(offers, offer{ua.SecurityPolicyURINone, ua.MessageSecurityModeNone})
 	}
 	var cert []byte
-	tokenPolicy := ua.SecurityPolicyURINone
+	tokenPolicy, application := ua.SecurityPolicyURINone, "urn:"+s.o.Name
 	if s.o.Identity != nil {
 		tokenPolicy = ua.SecurityPolicyURIBasic256Sha256
-		cert = s.o.Identity.cert
+		cert, application = s.o.Identity.cert, s.o.Identity.uri
 		offers = append(offers,
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSign},
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSignAndEncrypt})
@@ -129,7 +132,7 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 			// A name that nobody can resolve, as real servers like to give.
 			EndpointURL: "opc.tcp://unreachable.invalid:4840",
 			Server: &ua.ApplicationDescription{
-				ApplicationURI: "urn:" + s.o.Name, ProductURI: "urn:millrace:opcuatest",
+				ApplicationURI: application, ProductURI: "urn:millrace:opcuatest",
 				ApplicationName: ua.NewLocalizedText(s.o.Name), ApplicationType: ua.ApplicationTypeServer,
 			},
 			ServerCertificate: cert, SecurityMode: o.mode, SecurityPolicyURI: o.policy,
