@@ -33,7 +33,8 @@ type channel struct {
 	conn    *uacp.Conn
 	sc      *uasc.SecureChannel
 	timeout time.Duration // of a request
-	errs    chan error    // what gopcua's reader says about the connection
+	sending sending
+	errs    chan error // what gopcua's reader says about the connection
 }
 
 // openChannel connects to u and opens a channel with what cfg says about
@@ -137,9 +138,11 @@ func (c *channel) because(err error) error {
 func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID, timeout time.Duration) (ua.Response, error) {
 	var res ua.Response
 	err := guarded(func() error {
-		return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
-			res = r
-			return nil
+		return c.sending.send(ctx, func(ctx context.Context) error {
+			return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
+				res = r
+				return nil
+			})
 		})
 	})
 	if err != nil {
