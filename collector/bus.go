@@ -651,7 +651,7 @@ func (b *bus) silence(err error) {
 
 // report takes in what a subscription brought.
 func (b *bus) report(rep protocols.Report) {
-	if !b.connected {
+	if !b.connected && !rep.History {
 		return // of a session that has ended
 	}
 	if rep.Err != nil {
@@ -670,7 +670,9 @@ func (b *bus) report(rep protocols.Report) {
 func (b *bus) deliver(rep protocols.Report) {
 	for _, s := range b.subs {
 		if s.dev.cfg == rep.Device {
-			b.proven, b.backoff = true, 0
+			if !rep.History {
+				b.proven, b.backoff = true, 0
+			}
 			if rep.Monitoring != nil {
 				b.setBands(s.dev)
 			}

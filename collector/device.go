@@ -38,6 +38,8 @@ type device struct {
 	refused bool        // the buffer did not take the last batch
 	retired atomic.Bool // a reload has replaced it or taken it away
 
+	history history // values that were missed and read afterwards
+
 	counters counters
 	view     view
 }
@@ -47,6 +49,7 @@ type counters struct {
 	good, uncertain, bad atomic.Uint64 // readings
 	scans, missed        atomic.Uint64
 	lost                 atomic.Uint64 // values that never arrived
+	backfilled           atomic.Uint64 // readings that were missed, and read from the device's own memory
 	duration             histogram
 	delay                histogram // from when a scan was due to its start
 }
@@ -238,6 +241,10 @@ func (d *device) unansweredScan(g *group, err error) {
 
 // reported takes in what a subscription brought.
 func (d *device) reported(rep protocols.Report) {
+	if rep.History {
+		d.reportedHistory(rep)
+		return
+	}
 	d.counters.lost.Add(rep.Lost)
 	d.noteMonitoring(rep.Monitoring)
 	ms := rep.Time.UnixMilli()
@@ -292,14 +299,7 @@ func (d *device) resend(now time.Time) {
 func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) bool {
 	p := &d.pipes[r.Tag]
 	p.transform(r)
-	switch r.Quality {
-	case protocols.Good:
-		n.good++
-	case protocols.Uncertain:
-		n.uncertain++
-	case protocols.Bad:
-		n.bad++
-	}
+	n.count(r)
 	d.view.values[r.Tag] = *r
 	d.view.times[r.Tag] = ms
 	if d.before != nil {
@@ -317,6 +317,17 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) b
 // qualities counts readings. An atomic counter for each of them would take
 // more than all else that is done to it.
 type qualities struct{ good, uncertain, bad uint64 }
+
+func (n *qualities) count(r *protocols.Reading) {
+	switch r.Quality {
+	case protocols.Good:
+		n.good++
+	case protocols.Uncertain:
+		n.uncertain++
+	case protocols.Bad:
+		n.bad++
+	}
+}
 
 func (c *counters) add(n qualities) {
 	c.good.Add(n.good)
@@ -359,7 +370,7 @@ const maxRecord = 256 << 10
 // append encodes the readings and hands them over, in as many batches as it
 // takes.
 func (d *device) append(rs []protocols.Reading, ms int64) {
-	d.batch.Schema, d.batch.Readings = d.schema, rs
+	d.batch.Schema, d.batch.Readings, d.batch.Historical = d.schema, rs, d.history.sending
 	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
 	if len(d.record) > maxRecord && len(rs) > 1 {
 		d.append(rs[:len(rs)/2], ms)

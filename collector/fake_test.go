@@ -153,6 +153,8 @@ type batchSeen struct {
 	at       time.Time // when it was appended
 	time     int64
 	readings []protocols.Reading
+	// historical is the record's flag.
+	historical bool
 }
 
 // fakeBuffer keeps what is appended, and the states.
@@ -185,7 +187,7 @@ func (f *fakeBuffer) Append(ms int64, schema uint64, readings int, record []byte
 	if err := protocols.DecodeBatch(&b, record, f.schemas[schema]); err != nil || len(b.Readings) != readings {
 		f.t.Errorf("record of %d readings: %d, %v", readings, len(b.Readings), err)
 	}
-	f.batches = append(f.batches, batchSeen{f.schemas[schema].Device, time.Now(), ms, b.Readings})
+	f.batches = append(f.batches, batchSeen{f.schemas[schema].Device, time.Now(), ms, b.Readings, b.Historical})
 	return nil
 }
 

@@ -21,6 +21,8 @@ type DeviceStatus struct {
 	Scans        uint64 // that were made
 	Missed       uint64 // that were due and not made
 	Lost         uint64 // values that the device's side dropped before they reached us, at the least
+	Backfilled   uint64 // readings that were missed, and read from the device's own memory
+	Outages      Outages
 	ScanDuration HistogramCounts
 	StartDelay   HistogramCounts // from when a scan was due to its start
 	// Monitoring is how many of its tags the device itself watches; nil: it is
@@ -73,6 +75,8 @@ func (d *device) status() DeviceStatus {
 		Good:   d.counters.good.Load(), Uncertain: d.counters.uncertain.Load(), Bad: d.counters.bad.Load(),
 		Scans: d.counters.scans.Load(), Missed: d.counters.missed.Load(),
 		Lost:         d.counters.lost.Load(),
+		Backfilled:   d.counters.backfilled.Load(),
+		Outages:      d.history.status(),
 		ScanDuration: d.counters.duration.counts(),
 		StartDelay:   d.counters.delay.counts(),
 	}

@@ -170,7 +170,10 @@ type Report struct {
 	// Lost is how many values, at the least, were dropped on their way to us
 	// since the report before: by a full queue of the device, for instance.
 	Lost uint64
-	Err  error // an *Error; then there are no readings
+	// Outage, in a report with History, tells of one that is over; all that is
+	// known of its readings was reported before.
+	Outage *Outage
+	Err    error // an *Error; then there are no readings
 }
 
 // Monitoring is how many of a device's tags the device itself watches for

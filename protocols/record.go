@@ -29,6 +29,9 @@ type SchemaTag struct {
 type Batch struct {
 	Schema   *Schema
 	Readings []Reading
+	// Historical says that the readings were missed at their time and come
+	// from the device's own memory. Newer ones may have gone out before.
+	Historical bool
 }
 
 // ErrRecord is what a record or a schema that cannot be decoded gives.
@@ -56,6 +59,8 @@ const (
 	flagFull    = 1 << 0
 	flagReasons = 1 << 1
 	flagSource  = 1 << 2
+	// The batch is Historical. It was added to version 1: records without it are as they were.
+	flagHistorical = 1 << 3
 
 	maxRecordTags = 1 << 20
 	maxArrayDepth = MaxDepth
@@ -105,6 +110,9 @@ func EncodeBatch(dst []byte, b *Batch) []byte {
 	var flags byte
 	if len(b.Readings) == len(b.Schema.Tags) {
 		flags |= flagFull
+	}
+	if b.Historical {
+		flags |= flagHistorical
 	}
 	notGood := 0
 	for i := range b.Readings {
@@ -312,7 +320,7 @@ func DecodeBatch(b *Batch, data []byte, s *Schema) error {
 	if cap(b.Readings) < n {
 		b.Readings = make([]Reading, n)
 	}
-	b.Schema, b.Readings = s, b.Readings[:n]
+	b.Schema, b.Readings, b.Historical = s, b.Readings[:n], flags&flagHistorical != 0
 	r.tags(b.Readings, flags, len(s.Tags))
 	if flags&flagReasons != 0 {
 		r.reasons(b.Readings)

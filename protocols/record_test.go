@@ -135,6 +135,31 @@ func TestObject(t *testing.T) {
 	}
 }
 
+// TestRecordHistorical: the flag is kept, does not shine through from one
+// record to the next, and changes nothing in records without it.
+func TestRecordHistorical(t *testing.T) {
+	t.Parallel()
+	s := schemaOf(3)
+	b := Batch{Schema: s, Readings: []Reading{reading(1, Int(5))}}
+	plain := EncodeBatch(nil, &b)
+	b.Historical = true
+	marked := EncodeBatch(nil, &b)
+	if len(marked) != len(plain) || marked[1]^plain[1] != flagHistorical {
+		t.Fatalf("% x, without the flag % x", marked, plain)
+	}
+	var got Batch
+	for _, want := range []bool{true, false, true} {
+		data := plain
+		if want {
+			data = marked
+		}
+		if err := DecodeBatch(&got, data, s); err != nil || got.Historical != want {
+			t.Fatalf("%t, want %t: %v", got.Historical, want, err)
+		}
+		sameReadings(t, got.Readings, b.Readings)
+	}
+}
+
 func sameReadings(t *testing.T, got, want []Reading) {
 	t.Helper()
 	if len(got) != len(want) {
@@ -186,6 +211,9 @@ func FuzzDecodeBatch(f *testing.F) {
 			t.Fatal(err)
 		}
 		sameReadings(t, again.Readings, b.Readings)
+		if again.Historical != b.Historical {
+			t.Fatal("the historical flag changed")
+		}
 	})
 }
 

@@ -47,7 +47,7 @@ type agent struct {
 func drivers(log *slog.Logger, pki, name string, now func() time.Time, memory protocols.Memory) map[string]protocols.Driver {
 	return map[string]protocols.Driver{
 		"modbus": modbus.New(modbus.Options{Log: log.With("driver", "modbus"), Now: now, Memory: memory}),
-		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name, Now: now}),
+		"opcua":  opcua.New(opcua.Options{Log: log.With("driver", "opcua"), PKIDir: pki, ApplicationName: name, Now: now, Memory: memory}),
 	}
 }
 

@@ -95,7 +95,7 @@ func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 		ID: cfg.ID, Driver: cfg.Driver, Endpoint: cfg.Endpoint, Critical: cfg.Critical, Tags: len(cfg.Tags),
 		State: string(d.State.State), Since: a.present(d.State.Since).UnixMilli(), Reason: d.State.Reason,
 		ScanMS: float64(d.LastScan.Microseconds()) / 1000, IntervalMS: cfg.Interval.Milliseconds(),
-		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
+		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Backfilled: d.Backfilled, Outages: outages(&d.Outages), Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		Advice: d.Advice, ScanHistogram: histogram(&d.ScanDuration), StartDelay: histogram(&d.StartDelay),
 	}
 	if m := d.Monitoring; m != nil {
@@ -106,6 +106,21 @@ func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 	}
 	if !d.LastTime.IsZero() {
 		out.LastTime = a.present(d.LastTime).UnixMilli()
+	}
+	return out
+}
+
+// outages is what the page shows of a device's outages.
+func outages(o *collector.Outages) *console.Outages {
+	if o.Count == 0 {
+		return nil
+	}
+	out := &console.Outages{Count: o.Count, Seconds: o.Seconds}
+	for _, each := range o.Last[max(0, len(o.Last)-console.MaxOutages):] {
+		out.Last = append(out.Last, console.Outage{
+			From: each.From.UnixMilli(), To: each.To.UnixMilli(), Cause: string(each.Cause), Filled: each.Filled(),
+			Values: each.Values, Tags: each.Tags, NoHistory: each.NoHistory, Partly: each.Partly, Why: each.Why,
+		})
 	}
 	return out
 }

@@ -59,7 +59,7 @@ func appendBatch(dst []byte, r *Record, c *compiledSchema, b *protocols.Batch, n
 	dst = strconv.AppendUint(dst, r.Seq, 10)
 	dst = append(dst, `,"ts":`...)
 	dst = strconv.AppendInt(dst, r.Time, 10)
-	if now-r.Time > HistoricalAfter.Milliseconds() {
+	if b.Historical || now-r.Time > HistoricalAfter.Milliseconds() {
 		dst = append(dst, `,"historical":true`...)
 	}
 	if r.ClockUnset {

@@ -30,6 +30,7 @@ type bus struct {
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+	pasts      pasts
 	notes      []string // of the last session's security
 
 	types    *typeBook // what is known of the server's data types; nil: nothing yet
@@ -57,6 +58,7 @@ func newBus(d *Driver, conf *connConf) *bus {
 		log:        d.o.Log.With(slog.String("endpoint", conf.url.Host)),
 		subscribed: make(map[*protocols.Device]bool),
 		reports:    make(chan protocols.Report, reportsRoom),
+		pasts:      pasts{wake: make(chan struct{}, 1)},
 	}
 }
 
@@ -131,6 +133,7 @@ func (b *bus) Connect(ctx context.Context) error {
 func (b *bus) Close() error {
 	if b.session == nil {
 		b.flushUnsent()
+		b.leavePasts()
 		return nil
 	}
 	s := b.session
@@ -148,6 +151,7 @@ func (b *bus) Close() error {
 	}
 	b.dropErrors()
 	b.flushUnsent()
+	b.leavePasts()
 	return nil
 }
 

@@ -33,6 +33,9 @@ type Options struct {
 	// ApplicationURI identifies this gateway for good; it goes into the
 	// certificate. Empty: "urn:millrace:" and the ApplicationName.
 	ApplicationURI string
+	// Memory keeps over restarts how far each tag was told, so that what was
+	// missed in between can be read from the server's history; nil: nothing does.
+	Memory protocols.Memory
 }
 
 // Driver is a protocols.Driver for OPC UA over TCP. It may be used by several

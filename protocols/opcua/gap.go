@@ -18,9 +18,10 @@ func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
 		if !ok {
 			return
 		}
-		lost := uint64(0)
+		lost, told := uint64(0), true
 		for left := maxAhead; sub.next != first; left-- {
 			if left == 0 {
+				p.bus.missed(sub, causeMessage)
 				lost += uint64(first - sub.next)
 				sub.next = first
 				break
@@ -33,10 +34,14 @@ func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
 			}
 			sub.next = following(sub.next)
 			if m == nil {
-				lost++
+				if told { // it is missed since the last value that was told
+					p.bus.missed(sub, causeMessage)
+				}
+				lost, told = lost+1, false
 				continue
 			}
 			p.report(ctx, sub, m)
+			told = true
 		}
 		p.lostMessages(sub, lost)
 		p.deliverNext(ctx, sub)
@@ -63,7 +68,6 @@ func (p *publisher) lostMessages(sub *subscription, n uint64) {
 	p.bus.stats.missing.Add(n)
 	sub.lost += n // a message has at least one value
 	p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", n))
-	p.bus.missed(sub, causeMessage)
 	sub.stale.Store(true)
 }
 
@@ -100,6 +104,7 @@ func (p *publisher) refresh(ctx context.Context, sub *subscription) error {
 			p.bus.driver.symbols.fill(&readings[i], dv, &sub.addrs[part[i]])
 		}
 		p.deliver.Lock()
+		p.noteTold(sub, readings, p.bus.driver.o.Now())
 		p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Readings: readings, Lost: sub.lost})
 		sub.lost = 0
 		p.deliver.Unlock()

@@ -14,5 +14,8 @@ const (
 // goroutines of the publisher or of the bus, and must not wait.
 func (b *bus) missed(sub *subscription, why cause) { //nolint:unparam // what reads the history wants both
 	b.stats.misses.Add(1)
-	_, _ = sub, why
+	if why == causeMessage {
+		sub.past.missing(sub.tags, b.driver.o.Now())
+	}
+	b.lookAtHistory()
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -157,7 +158,32 @@ func (p *publisher) resolveAgain(ctx context.Context, sub *subscription, handles
 	if !paths {
 		return nil
 	}
-	return p.bus.resolvePaths(ctx, p.session, sub.addrs)
+	fresh := slices.Clone(sub.addrs)
+	if err := p.bus.resolvePaths(ctx, p.session, fresh); err != nil {
+		return err
+	}
+	book := p.session.types.Load()
+	p.making.Lock()
+	defer p.making.Unlock()
+	for h := range fresh {
+		a := &sub.addrs[h]
+		if a.kind != pathKind || fresh[h].found == nil || a.found == fresh[h].found {
+			continue
+		}
+		a.found = fresh[h].found
+		if t := &sub.dev.Tags[sub.tags[h]]; book != nil {
+			a.form = &form{book: book, dev: sub.dev, tag: t.Name, node: a.found, later: &laterForm{spec: t}}
+		}
+	}
+	return nil
+}
+
+// addressCopy returns an address that nothing changes any more.
+func (p *publisher) addressCopy(sub *subscription, h int) *address {
+	p.making.Lock()
+	defer p.making.Unlock()
+	a := sub.addrs[h]
+	return &a
 }
 
 func (p *publisher) retryItems(ctx context.Context, sub *subscription) error {

@@ -273,6 +273,7 @@ func (p *publisher) take(ctx context.Context, who int, res *ua.PublishResponse, 
 	p.tellMonitoring(ctx)
 	if len(m.data) == 0 {
 		// A keep-alive.
+		sub.past.alive(at)
 		if len(sub.failed) > 0 {
 			p.report(ctx, sub, m)
 		}
@@ -365,6 +366,7 @@ func following(n uint32) uint32 {
 // values of one tag.
 func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
 	readings, err := p.readings(sub, m)
+	p.noteTold(sub, readings, m.at)
 	for _, part := range split(readings) {
 		p.send(ctx, protocols.Report{Device: sub.dev, Time: m.at, Readings: part, Lost: sub.lost})
 		sub.lost = 0
@@ -419,6 +421,7 @@ func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, i
 	if overflowed(item.Value.Status) {
 		p.bus.stats.overflows.Add(1)
 		sub.lost++
+		sub.spilled = append(sub.spilled, len(list))
 		p.bus.missed(sub, causeOverflow)
 	}
 	if sub.absent.Load() > 0 || isBad(item.Value.Status) {

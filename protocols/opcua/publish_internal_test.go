@@ -48,7 +48,7 @@ func TestOrder(t *testing.T) {
 			b := newBus(New(Options{Log: slog.New(slog.DiscardHandler)}), conf)
 			p := newPublisher(b, nil)
 			defer p.cancel()
-			p.subs[7] = &subscription{id: 7, dev: &protocols.Device{}, tags: []int32{5}, addrs: make([]address, 1), next: 1, ahead: make(map[uint32]*message)}
+			p.subs[7] = &subscription{id: 7, dev: &protocols.Device{}, past: newPast(&protocols.Device{}), tags: []int32{5}, addrs: make([]address, 1), next: 1, ahead: make(map[uint32]*message)}
 			for _, n := range c.numbers {
 				who := int(n / 100)
 				n %= 100

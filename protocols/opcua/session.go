@@ -46,6 +46,7 @@ type session struct {
 	namespaces []string
 	types      atomic.Pointer[typeBook] // what is known of the server's data types
 	pub        *publisher               // nil until the first subscription
+	hist       *historian               // the same
 
 	notes  []string    // what is to be said of its security
 	watch  *trustWatch // nil: the server's certificate is not checked
@@ -268,6 +269,9 @@ func (s *session) close() bool {
 	s.watch.stop()
 	if s.pub != nil {
 		s.pub.cancel()
+	}
+	if s.hist != nil {
+		s.hist.stop()
 	}
 	// A write to a server that does not read waits for as long as a request
 	// may take, whatever its context says; without the connection it does not.

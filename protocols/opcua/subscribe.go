@@ -29,6 +29,7 @@ type subscription struct {
 	dev   *protocols.Device
 	tags  []int32   // by client handle
 	addrs []address // by client handle
+	past  *past     // of dev
 	// interval is what was asked for, for sampling and publishing.
 	interval time.Duration
 	// silence is how long it may be mute before it is given up, and life how
@@ -45,12 +46,13 @@ type subscription struct {
 	advice []string
 
 	// What follows belongs to the publisher's deliver lock.
-	lost   uint64              // values, until they are reported
-	failed []protocols.Reading // tags that could not be subscribed, until they are reported
-	next   uint32              // the sequence number of the next message
-	ahead  map[uint32]*message // messages that came before an earlier one
-	until  uint32              // the number that a keep-alive said comes next; 0: none did
-	unseen uint                // the goroutines, as bits, that may yet bring that one
+	lost    uint64              // values, until they are reported
+	spilled []int               // which of a message's readings follow values that the server dropped
+	failed  []protocols.Reading // tags that could not be subscribed, until they are reported
+	next    uint32              // the sequence number of the next message
+	ahead   map[uint32]*message // messages that came before an earlier one
+	until   uint32              // the number that a keep-alive said comes next; 0: none did
+	unseen  uint                // the goroutines, as bits, that may yet bring that one
 }
 
 // Subscribe asks for the changes of the given tags of d.
@@ -71,9 +73,14 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	if b.session.pub == nil {
 		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
 	}
+	if b.session.hist == nil {
+		b.session.hist = newHistorian(b, b.session) //nolint:contextcheck // the same
+	}
 	known := b.subscribed[d]
 	b.subscribed[d] = true
-	for _, sub := range b.missing(d, tags, addrs) {
+	fresh := b.missing(d, tags, addrs)
+	past := b.resumePast(d, fresh)
+	for _, sub := range fresh {
 		if err := b.session.pub.add(ctx, sub, sub.interval); err != nil {
 			return b.explain(fmt.Sprintf("subscribing %d tags of %s", len(sub.tags), d.ID), err)
 		}
@@ -81,6 +88,8 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 			b.missed(sub, causeRemade)
 		}
 	}
+	past.subscribed(b.driver.o.Now())
+	b.lookAtHistory()
 	return nil
 }
 
@@ -104,7 +113,7 @@ func (b *bus) missing(d *protocols.Device, tags []int, addrs []address) []*subsc
 				continue
 			}
 			if sub == nil || most > 0 && len(sub.tags) >= most {
-				sub = &subscription{dev: d, interval: interval, next: 1, ahead: make(map[uint32]*message)}
+				sub = &subscription{dev: d, past: b.pastOf(d), interval: interval, next: 1, ahead: make(map[uint32]*message)}
 				list = append(list, sub)
 			}
 			sub.tags = append(sub.tags, int32(t))

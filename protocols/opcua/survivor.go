@@ -140,6 +140,9 @@ func (s *session) cut() {
 	if s.pub != nil {
 		s.pub.cancel()
 	}
+	if s.hist != nil {
+		s.hist.stop()
+	}
 	s.ch.close()
 	if s.pub != nil {
 		s.pub.wait()
@@ -315,6 +318,7 @@ func (p *publisher) fetch(ctx context.Context, sub *subscription, n uint32) (*me
 func (p *publisher) abandon(sub *subscription) {
 	for _, n := range slices.SortedFunc(maps.Keys(sub.ahead), func(a, b uint32) int { return int(int32(a - b)) }) {
 		readings, _ := p.readings(sub, sub.ahead[n])
+		p.noteTold(sub, readings, sub.ahead[n].at)
 		for _, part := range split(readings) {
 			p.bus.unsent = append(p.bus.unsent, protocols.Report{Device: sub.dev, Time: sub.ahead[n].at, Readings: part, Lost: sub.lost})
 			sub.lost = 0

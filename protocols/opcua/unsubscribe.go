@@ -13,6 +13,7 @@ import (
 // it by itself: its messages are not asked for.
 func (b *bus) Unsubscribe(ctx context.Context, d *protocols.Device) {
 	delete(b.subscribed, d)
+	b.pastOf(d).ended()
 	if v := b.survivor; v != nil {
 		kept := v.subs[:0]
 		for _, sub := range v.subs {

@@ -15,6 +15,7 @@ type metrics struct {
 	source Source
 
 	readings, scanDuration, scans, missed, lost, up *prometheus.Desc
+	history, outages, outageSeconds                 *prometheus.Desc
 	batches, bytes, dropped, droppedBatches         *prometheus.Desc
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
@@ -35,6 +36,9 @@ func metricsHandler(s Source) http.Handler {
 		startDelay:     desc("scan_start_delay_seconds", "From when scans were due to their start, over all devices."),
 		missed:         desc("scans_missed_total", "Scans that were due and not made: overrun, or no connection.", "device"),
 		lost:           desc("values_lost_total", "Values that were dropped before they reached the agent, at the least: a full queue of the OPC UA server.", "device"),
+		history:        desc("history_readings_total", "Readings that were missed at their time and read from the device's own memory; they are in readings_total, too.", "device"),
+		outages:        desc("outages_total", "Times of which a device's values did not arrive when they were made.", "device"),
+		outageSeconds:  desc("outage_seconds_total", "How long they were, by whether the device's own memory had their values.", "device", "filled"),
 		configured:     desc("tags_configured", "Tags of the device that are to be subscribed. OPC UA subscriptions only.", "device"),
 		monitored:      desc("tags_monitored", "Tags of the device that the server watches for changes; fewer than configured: see the device's reason.", "device"),
 		up:             desc("device_up", "1 if the device is online or degraded, 0 if it is offline or disabled.", "device"),
@@ -65,6 +69,7 @@ func metricsHandler(s Source) http.Handler {
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.configured, m.monitored, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
+		m.history, m.outages, m.outageSeconds,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
@@ -110,6 +115,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.scans, d.Scans, d.ID)
 		counter(m.missed, d.Missed, d.ID)
 		counter(m.lost, d.Lost, d.ID)
+		m.collectOutages(ch, d)
 		if d.Monitored != nil {
 			gauge(m.configured, float64(d.Tags), d.ID)
 			gauge(m.monitored, float64(*d.Monitored), d.ID)
@@ -118,6 +124,19 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
 	}
 	ch <- prometheus.MustNewConstHistogram(m.startDelay, delay.Count, delay.Sum.Seconds(), seconds(delay.Buckets))
+}
+
+// collectOutages tells of a device that reports by itself, from 0 on.
+func (m *metrics) collectOutages(ch chan<- prometheus.Metric, d *Device) {
+	count, seconds := uint64(0), map[string]float64{}
+	if d.Outages != nil {
+		count, seconds = d.Outages.Count, d.Outages.Seconds
+	}
+	ch <- prometheus.MustNewConstMetric(m.history, prometheus.CounterValue, float64(d.Backfilled), d.ID)
+	ch <- prometheus.MustNewConstMetric(m.outages, prometheus.CounterValue, float64(count), d.ID)
+	for _, filled := range []string{"yes", "part", "no"} {
+		ch <- prometheus.MustNewConstMetric(m.outageSeconds, prometheus.CounterValue, seconds[filled], d.ID, filled)
+	}
 }
 
 // add counts what o counted, too.

@@ -108,9 +108,13 @@ type Device struct {
 	Scans      uint64  `json:"scans"`
 	Missed     uint64  `json:"missed"`
 	Lost       uint64  `json:"lost"` // values that the device dropped, at the least
-	Good       uint64  `json:"good"`
-	Uncertain  uint64  `json:"uncertain"`
-	Bad        uint64  `json:"bad"`
+	// Backfilled counts readings that were missed at their time and read from
+	// the device's own memory; they are in the three counts below, too.
+	Backfilled uint64   `json:"backfilled,omitempty"`
+	Outages    *Outages `json:"outages,omitempty"`
+	Good       uint64   `json:"good"`
+	Uncertain  uint64   `json:"uncertain"`
+	Bad        uint64   `json:"bad"`
 	// Monitored is how many of its tags the device itself watches, of an OPC UA
 	// subscription; nil: it is polled, or has not said yet.
 	Monitored *int `json:"monitored,omitempty"`
@@ -120,6 +124,30 @@ type Device struct {
 
 	ScanHistogram Histogram `json:"-"`
 	StartDelay    Histogram `json:"-"` // from when a scan was due to its start
+}
+
+// MaxOutages is how many outages are shown of one device.
+const MaxOutages = 10
+
+// Outages are the times of which a device's values did not arrive when they
+// were made.
+type Outages struct {
+	Count   uint64             `json:"count"`
+	Seconds map[string]float64 `json:"seconds"` // by what Outage.Filled may be
+	Last    []Outage           `json:"last"`    // the newest at the end
+}
+
+// Outage is one of them.
+type Outage struct {
+	From      int64  `json:"from"`
+	To        int64  `json:"to"`
+	Cause     string `json:"cause"`  // connection, restart, overflow or messages
+	Filled    string `json:"filled"` // yes, part or no
+	Values    uint64 `json:"values"` // that were read from the device's own memory
+	Tags      int    `json:"tags"`   // that may have had other values
+	NoHistory int    `json:"no_history,omitempty"`
+	Partly    int    `json:"partly,omitempty"`
+	Why       string `json:"why,omitempty"`
 }
 
 // Histogram is a distribution of durations.
