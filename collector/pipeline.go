@@ -71,6 +71,11 @@ func (p *pipeline) transform(r *protocols.Reading) {
 		r.SetBad(protocols.NotANumber)
 		return
 	}
+	if r.Value.Kind() == protocols.KindObject && (p.bounded || p.enum != nil) {
+		// Which of its numbers is meant?
+		r.SetBad(protocols.UnsupportedType)
+		return
+	}
 	if p.bounded && !p.within(r.Value) {
 		r.SetBad(protocols.OutOfRange)
 		return
@@ -138,7 +143,7 @@ func (p *pipeline) enumText(v protocols.Value) (string, bool) {
 		if float64(n) != f {
 			return "", false
 		}
-	case protocols.KindNone, protocols.KindString, protocols.KindBytes, protocols.KindTime, protocols.KindArray:
+	case protocols.KindNone, protocols.KindString, protocols.KindBytes, protocols.KindTime, protocols.KindArray, protocols.KindObject:
 		return "", false
 	}
 	text, ok := p.enum[n]

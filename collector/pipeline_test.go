@@ -10,6 +10,10 @@ import (
 
 func ptr(f float64) *float64 { return new(f) }
 
+func object(n float64) protocols.Value {
+	return protocols.Object([]string{"n"}, []protocols.Value{protocols.Float64(n)})
+}
+
 func TestTransform(t *testing.T) {
 	t.Parallel()
 	scaled := protocols.Tag{Scale: 0.1, Offset: -5, HasScale: true}
@@ -34,6 +38,12 @@ func TestTransform(t *testing.T) {
 		{"scaled beyond", protocols.Tag{Scale: 10, HasScale: true}, good(protocols.Float64(math.MaxFloat64)), bad(protocols.NotANumber)},
 		{"NaN", protocols.Tag{}, good(protocols.Float32(float32(math.NaN()))), bad(protocols.NotANumber)},
 		{"infinity in an array", protocols.Tag{}, good(protocols.Array([]protocols.Value{protocols.Float64(math.Inf(1))})), bad(protocols.NotANumber)},
+		{"scaled matrix", scaled, good(protocols.Array([]protocols.Value{protocols.Array([]protocols.Value{protocols.Uint(10)}), protocols.Array([]protocols.Value{protocols.Uint(20)})})), good(protocols.Array([]protocols.Value{protocols.Array([]protocols.Value{protocols.Float64(-4)}), protocols.Array([]protocols.Value{protocols.Float64(-3)})}))},
+		{"object", protocols.Tag{OnChange: true}, good(object(1)), good(object(1))},
+		{"scaled object", scaled, good(object(1)), bad(protocols.UnsupportedType)},
+		{"limits of an object", limits, good(object(1)), bad(protocols.UnsupportedType)},
+		{"enum of an object", enum, good(object(1)), bad(protocols.UnsupportedType)},
+		{"NaN in an object", protocols.Tag{}, good(object(math.NaN())), bad(protocols.NotANumber)},
 		{"at the limit", limits, good(protocols.Int(100)), good(protocols.Int(100))},
 		{"above", limits, good(protocols.Float32(100.5)), bad(protocols.OutOfRange)},
 		{"below, in an array", limits, good(protocols.Array([]protocols.Value{protocols.Int(1), protocols.Int(-1)})), bad(protocols.OutOfRange)},
@@ -72,6 +82,8 @@ func TestChanged(t *testing.T) {
 		{"the same", protocols.Tag{OnChange: true}, protocols.Int(1), protocols.Int(1), false},
 		{"another", protocols.Tag{OnChange: true}, protocols.Int(1), protocols.Int(2), true},
 		{"another kind", protocols.Tag{OnChange: true}, protocols.Int(1), protocols.Uint(1), true},
+		{"another object", half, object(1), object(1.1), true},
+		{"the same object", half, object(1), object(1), false},
 		{"within", half, protocols.Float64(1), protocols.Float64(1.5), false},
 		{"on the step", protocols.Tag{Deadband: protocols.Deadband{Size: 0.2}}, protocols.Float64(44.9), protocols.Float64(45.1), false},
 		{"beyond", half, protocols.Float64(1), protocols.Float64(0.49), true},

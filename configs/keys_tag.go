@@ -17,7 +17,7 @@ func tagTable() table[protocols.Tag] {
 		},
 		{
 			name: "address", required: true,
-			doc: "Where the value is. Modbus: holding:100, input:7, coil:3, discrete:12, a bit as holding:100.3, a range of bits as holding:100.4-7, or 40001. OPC UA: a NodeId such as ns=2;s=Axis1.Torque.",
+			doc: "Where the value is. Modbus: holding:100, input:7, coil:3, discrete:12, a bit as holding:100.3, a range of bits as holding:100.4-7, or 40001. OPC UA: a NodeId such as ns=2;s=Axis1.Torque, or a browse path such as /Objects/Line1/Speed.",
 			val: as(numbered("an address"), func(t *protocols.Tag, v string) { t.Address = v }),
 		},
 		{

@@ -47,6 +47,9 @@ var ErrRecord = errors.New("damaged batch record")
 //	    "none" is written as the time 0
 //	runs of values of one kind, for all readings but the bad ones: length,
 //	    kind<<4 | width, values
+//
+// An array is its length, then kind<<4 | width and value of each element. An
+// object is the same, with a name (length and text) before each.
 const (
 	recordVersion = 1
 
@@ -55,7 +58,7 @@ const (
 	flagSource  = 1 << 2
 
 	maxRecordTags = 1 << 20
-	maxArrayDepth = 8
+	maxArrayDepth = MaxDepth
 )
 
 // ID returns what a batch record calls s by: 64 bits of the hash of all that
@@ -215,7 +218,7 @@ func magnitude(v Value) uint64 {
 		return zigzag(v.num)
 	case KindUint:
 		return v.num
-	case KindNone, KindBool, KindFloat32, KindFloat64, KindString, KindBytes, KindTime, KindArray:
+	case KindNone, KindBool, KindFloat32, KindFloat64, KindString, KindBytes, KindTime, KindArray, KindObject:
 	}
 	return 0
 }
@@ -243,7 +246,7 @@ func widthOf(kind Kind, widest uint64) byte {
 		return 4
 	case KindFloat64, KindTime:
 		return 8
-	case KindNone, KindString, KindBytes, KindArray:
+	case KindNone, KindString, KindBytes, KindArray, KindObject:
 	}
 	return 0
 }
@@ -270,13 +273,23 @@ func appendValue(dst []byte, v Value, width byte) []byte {
 		elems := v.Elems()
 		dst = binary.AppendUvarint(dst, uint64(len(elems)))
 		for _, e := range elems {
-			w := widthOf(e.kind, magnitude(e))
-			dst = append(dst, byte(e.kind)<<4|w)
-			dst = appendValue(dst, e, w)
+			dst = appendElement(dst, e)
+		}
+	case KindObject:
+		n := v.Len()
+		dst = binary.AppendUvarint(dst, uint64(n))
+		for i := range n {
+			name, e := v.Field(i)
+			dst = appendElement(appendText(dst, name), e)
 		}
 	case KindNone, KindBool, KindInt, KindUint, KindFloat32, KindFloat64, KindTime:
 	}
 	return dst
+}
+
+func appendElement(dst []byte, e Value) []byte {
+	w := widthOf(e.kind, magnitude(e))
+	return appendValue(append(dst, byte(e.kind)<<4|w), e, w)
 }
 
 func appendText(dst []byte, s string) []byte {
@@ -491,11 +504,11 @@ func (r *recordReader) runs(rs []Reading) {
 func (r *recordReader) kind() (Kind, byte) {
 	c := r.byte()
 	kind, width := Kind(c>>4), c&15
-	ok := kind <= KindArray
+	ok := kind <= KindObject
 	switch kind {
 	case KindInt, KindUint:
 		ok = width == 1 || width == 2 || width == 4 || width == 8
-	case KindNone, KindBool, KindFloat32, KindFloat64, KindString, KindBytes, KindTime, KindArray:
+	case KindNone, KindBool, KindFloat32, KindFloat64, KindString, KindBytes, KindTime, KindArray, KindObject:
 		ok = width == widthOf(kind, 0)
 	}
 	if !ok {
@@ -538,22 +551,40 @@ func (r *recordReader) longValue(kind Kind, depth int) Value {
 	case KindString, KindBytes:
 		return Value{kind: kind, str: string(r.bytes(r.count(math.MaxInt32)))}
 	case KindArray:
-		n := r.count(math.MaxInt32)
-		if n > len(r.data) || depth >= maxArrayDepth {
-			r.fail("an array out of range")
-			return Value{}
-		}
-		elems := make([]Value, n)
+		elems := make([]Value, r.length(depth))
 		for i := range elems {
-			k, w := r.kind()
-			if int(w) > len(r.data) {
-				r.fail("cut off")
-				return Value{}
-			}
-			elems[i] = r.value(k, w, depth+1)
+			elems[i] = r.element(depth)
 		}
 		return Array(elems)
+	case KindObject:
+		fields := make([]Value, 2*r.length(depth))
+		for i := 0; i < len(fields); i += 2 {
+			fields[i] = String(string(r.bytes(r.count(math.MaxInt32))))
+			fields[i+1] = r.element(depth)
+		}
+		return ObjectOf(fields)
 	case KindNone, KindBool, KindInt, KindUint, KindFloat32, KindFloat64, KindTime:
 	}
 	return Value{}
+}
+
+// length reads how many elements an array or object has that is within depth
+// others. Each takes a byte at the least.
+func (r *recordReader) length(depth int) int {
+	n := r.count(math.MaxInt32)
+	if n > len(r.data) || depth >= maxArrayDepth {
+		r.fail("an array out of range")
+		return 0
+	}
+	return n
+}
+
+// element reads one element of an array or object that is within depth others.
+func (r *recordReader) element(depth int) Value {
+	kind, width := r.kind()
+	if int(width) > len(r.data) {
+		r.fail("cut off")
+		return Value{}
+	}
+	return r.value(kind, width, depth+1)
 }

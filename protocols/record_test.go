@@ -38,6 +38,12 @@ func TestRecordRoundTrip(t *testing.T) {
 			reading(6, Float64(math.NaN())), reading(7, String("")), reading(8, Bytes([]byte{0, 255})),
 			reading(9, Time(time.Unix(1795462800, 123))), reading(10, Array([]Value{Int(1), Int(-70000)})), reading(11, Array(nil)),
 		}},
+		{"arrays and objects", 5, []Reading{
+			reading(0, Array([]Value{Array([]Value{Int(1), Int(2)}), Array(nil), String("x")})),
+			reading(1, Object([]string{"a", "字段", ""}, []Value{Float64(1.5), Object(nil, nil), {}})),
+			reading(2, Object([]string{"list"}, []Value{Array([]Value{Object([]string{"n"}, []Value{Uint(math.MaxUint64)})})})),
+			reading(3, nested(MaxDepth, false)), reading(4, nested(MaxDepth, true)),
+		}},
 		{"bad and uncertain", 5, []Reading{
 			{Tag: 0, Quality: Bad, Reason: Timeout},
 			{Tag: 1, Quality: Uncertain, Reason: "UncertainLastUsableValue", Value: Float64(1)},
@@ -73,6 +79,59 @@ func TestRecordRoundTrip(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// nested returns values within one another.
+func nested(depth int, objects bool) Value {
+	v := Bool(true)
+	for range depth {
+		if objects {
+			v = Object([]string{"in"}, []Value{v})
+		} else {
+			v = Array([]Value{v})
+		}
+	}
+	return v
+}
+
+func TestRecordTooDeep(t *testing.T) {
+	t.Parallel()
+	s := schemaOf(1)
+	for _, objects := range []bool{false, true} {
+		var got Batch
+		data := EncodeBatch(nil, &Batch{Schema: s, Readings: []Reading{reading(0, nested(MaxDepth+1, objects))}})
+		if err := DecodeBatch(&got, data, s); !errors.Is(err, ErrRecord) {
+			t.Errorf("objects %v: %v", objects, err)
+		}
+	}
+}
+
+func TestObject(t *testing.T) {
+	t.Parallel()
+	o := Object([]string{"a", "b"}, []Value{Int(1), Array([]Value{Float64(2)})})
+	if o.Kind() != KindObject || o.Len() != 2 || o.Elems() != nil {
+		t.Fatalf("%+v", o)
+	}
+	if name, v := o.Field(1); name != "b" || v.Elems()[0].AsFloat64() != 2 {
+		t.Errorf("%s %+v", name, v)
+	}
+	for name, other := range map[string]Value{
+		"another name":  Object([]string{"a", "c"}, []Value{Int(1), Array([]Value{Float64(2)})}),
+		"another value": Object([]string{"a", "b"}, []Value{Int(1), Array([]Value{Float64(3)})}),
+		"fewer":         Object([]string{"a"}, []Value{Int(1)}),
+		"an array":      Array([]Value{String("a"), Int(1), String("b"), Array([]Value{Float64(2)})}),
+	} {
+		if same := o; o.Equal(other) || !o.Equal(same) {
+			t.Error(name)
+		}
+	}
+	if _, ok := o.Number(); ok || !o.Finite() || Object([]string{"a"}, []Value{Array([]Value{Float32(float32(math.NaN()))})}).Finite() {
+		t.Error("numbers in an object")
+	}
+	o.PutInt(5)
+	if o.Kind() != KindInt || o.AsInt() != 5 || o.Len() != 0 {
+		t.Errorf("%+v", o)
 	}
 }
 
@@ -113,6 +172,7 @@ func FuzzDecodeBatch(f *testing.F) {
 	f.Add(EncodeBatch(nil, &Batch{Schema: s, Readings: []Reading{
 		{Tag: 0, Quality: Bad, Reason: Timeout}, reading(2, String("x")), reading(3, Array([]Value{Int(1)})), {Tag: 7, Source: 5, Value: Float64(1)},
 	}}))
+	f.Add(EncodeBatch(nil, &Batch{Schema: s, Readings: []Reading{reading(1, Object([]string{"a", "b"}, []Value{Array([]Value{Int(1)}), Object(nil, nil)}))}}))
 	f.Add([]byte{1, 0, 1, 0, 1, 0x61})
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var b, again Batch

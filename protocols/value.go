@@ -20,9 +20,14 @@ const (
 	KindFloat64
 	KindString // UTF-8
 	KindBytes
-	KindTime  // nanoseconds since 1970 UTC
-	KindArray // one dimension; all elements of one kind
+	KindTime   // nanoseconds since 1970 UTC
+	KindArray  // its elements may be arrays and objects again
+	KindObject // named values in an order: a structure
 )
+
+// MaxDepth is how many arrays and objects may be within one another, the
+// outermost included, for a Value to be kept in a record.
+const MaxDepth = 32
 
 // Value is one value as a device gave it, or as the transformations of its
 // tag left it. The zero Value has KindNone. A Value is passed by copy;
@@ -66,6 +71,20 @@ func Time(t time.Time) Value { return Value{kind: KindTime, num: uint64(t.UnixNa
 
 // Array returns a Value that holds elems, which it keeps.
 func Array(elems []Value) Value { return Value{kind: KindArray, list: &elems} }
+
+// Object returns a Value that holds the named values, in their order. Names
+// should differ from each other.
+func Object(names []string, values []Value) Value {
+	fields := make([]Value, 0, 2*len(names))
+	for i, name := range names {
+		fields = append(fields, String(name), values[i])
+	}
+	return ObjectOf(fields)
+}
+
+// ObjectOf is Object for names (as a KindString) and values in turn. It keeps
+// fields.
+func ObjectOf(fields []Value) Value { return Value{kind: KindObject, list: &fields} }
 
 // PutUint makes v hold n. It and its like write less than an assignment, for
 // values that are decoded into the same place again and again.
@@ -113,6 +132,28 @@ func (v Value) AsTime() time.Time { return time.Unix(0, int64(v.num)).UTC() }
 
 // Elems returns the elements of a KindArray. The caller must not change them.
 func (v Value) Elems() []Value {
+	if v.kind != KindArray {
+		return nil
+	}
+	return v.items()
+}
+
+// Len returns how many fields a KindObject has.
+func (v Value) Len() int {
+	if v.kind != KindObject {
+		return 0
+	}
+	return len(v.items()) / 2
+}
+
+// Field returns the i-th field of a KindObject.
+func (v Value) Field(i int) (string, Value) {
+	items := v.items()
+	return items[2*i].str, items[2*i+1]
+}
+
+// items are the elements of an array, or the names and values of an object.
+func (v Value) items() []Value {
 	if v.list == nil {
 		return nil
 	}
@@ -131,7 +172,7 @@ func (v Value) Number() (float64, bool) {
 		return float64(v.AsFloat32()), true
 	case KindFloat64:
 		return v.AsFloat64(), true
-	case KindNone, KindBool, KindString, KindBytes, KindTime, KindArray:
+	case KindNone, KindBool, KindString, KindBytes, KindTime, KindArray, KindObject:
 	}
 	return 0, false
 }
@@ -143,8 +184,8 @@ func (v Value) Finite() bool {
 	case KindFloat32, KindFloat64:
 		f, _ := v.Number()
 		return !math.IsNaN(f) && !math.IsInf(f, 0)
-	case KindArray:
-		for _, e := range v.Elems() {
+	case KindArray, KindObject:
+		for _, e := range v.items() {
 			if !e.Finite() {
 				return false
 			}
@@ -160,7 +201,7 @@ func (v Value) Equal(o Value) bool {
 	if v.kind != o.kind || v.num != o.num || v.str != o.str {
 		return false
 	}
-	a, b := v.Elems(), o.Elems()
+	a, b := v.items(), o.items()
 	if len(a) != len(b) {
 		return false
 	}

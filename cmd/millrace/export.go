@@ -140,7 +140,7 @@ func appendCSVValue(dst []byte, v protocols.Value) []byte {
 		return base64.StdEncoding.AppendEncode(dst, []byte(v.AsString()))
 	case protocols.KindTime:
 		return v.AsTime().AppendFormat(dst, time.RFC3339Nano)
-	case protocols.KindArray:
+	case protocols.KindArray, protocols.KindObject:
 		return appendField(dst, string(mqtt.AppendJSONValue(nil, v)))
 	case protocols.KindNone, protocols.KindBool, protocols.KindInt, protocols.KindUint, protocols.KindFloat32, protocols.KindFloat64:
 	}

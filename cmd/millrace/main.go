@@ -47,6 +47,7 @@ func verbs() []verb {
 		{"run", "the agent: polls the devices of a configuration and forwards their data", cmdRun},
 		{"check", "looks for mistakes in a configuration, and shows what will be read", cmdCheck},
 		{"demo", "shows it all at work: simulated PLCs, a broker, the agent, its page", cmdDemo},
+		{"scan", "browses an OPC UA server and writes a tag map", cmdScan},
 		{"buffer", "looks into a buffer: what waits in it, is it whole, its batches as a file", cmdBuffer},
 		{"trust", "shows the certificate of an OPC UA server, and trusts it if you say so", cmdTrust},
 		{"version", "says which version this is", cmdVersion},
@@ -55,7 +56,7 @@ func verbs() []verb {
 
 // laterVerbs are in the contract and not yet in the program.
 func laterVerbs() []string {
-	return []string{"simulate", "read", "scan", "import", "tail", "report"}
+	return []string{"simulate", "read", "import", "tail", "report"}
 }
 
 func main() {

@@ -43,6 +43,14 @@ func (p *progress) lines(done, total int64) {
 	p.tell(done, total, func() string { return amount(uint64(done), "line", "lines") })
 }
 
+// nodes is told how many nodes were walked and how many tags were found; how
+// many there are nobody knows.
+func (p *progress) nodes(walked, found int) {
+	p.tell(0, 0, func() string {
+		return fmt.Sprintf("%s, found %s", amount(uint64(walked), "node", "nodes"), amount(uint64(found), "tag", "tags"))
+	})
+}
+
 func (p *progress) tell(done, total int64, text func() string) {
 	now := p.now()
 	every := progressLines

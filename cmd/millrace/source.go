@@ -175,6 +175,13 @@ func valueText(v protocols.Value) string {
 			parts[i] = valueText(e)
 		}
 		return "[" + strings.Join(parts, ", ") + "]"
+	case protocols.KindObject:
+		parts := make([]string, v.Len())
+		for i := range parts {
+			name, e := v.Field(i)
+			parts[i] = name + ": " + valueText(e)
+		}
+		return "{" + strings.Join(parts, ", ") + "}"
 	case protocols.KindNone:
 	}
 	return ""

@@ -93,7 +93,7 @@ func hasValue(r *protocols.Reading) bool {
 	switch r.Value.Kind() {
 	case protocols.KindNone:
 		return false
-	case protocols.KindFloat32, protocols.KindFloat64, protocols.KindArray:
+	case protocols.KindFloat32, protocols.KindFloat64, protocols.KindArray, protocols.KindObject:
 		return r.Value.Finite()
 	case protocols.KindBool, protocols.KindInt, protocols.KindUint, protocols.KindString, protocols.KindBytes, protocols.KindTime:
 	}

@@ -224,6 +224,17 @@ func appendValue(dst []byte, v protocols.Value) []byte {
 			dst = appendValue(dst, e)
 		}
 		return append(dst, ']')
+	case protocols.KindObject:
+		dst = append(dst, '{')
+		for i := range v.Len() {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			name, e := v.Field(i)
+			dst = append(appendString(dst, name), ':')
+			dst = appendValue(dst, e)
+		}
+		return append(dst, '}')
 	case protocols.KindNone:
 	}
 	return append(dst, "null"...)

@@ -96,6 +96,7 @@ func TestBatchParts(t *testing.T) {
 		{"all bad", now, []protocols.Reading{reading(0, protocols.Value{}, protocols.Bad, "offline", 0), reading(1, protocols.Value{}, protocols.Bad, "BadDeviceFailure", 0)}, `1795462800123,"values":{},"bad":{"a":"offline","温度\n":"BadDeviceFailure"}}`},
 		{"a NaN that was called good", now, []protocols.Reading{good(0, nan), good(1, protocols.Float32(float32(math.Inf(1))))}, `1795462800123,"values":{},"bad":{"a":"not_a_number","温度\n":"not_a_number"}}`},
 		{"a NaN in an array", now, []protocols.Reading{good(0, protocols.Array([]protocols.Value{protocols.Float64(1), nan}))}, `1795462800123,"values":{},"bad":{"a":"not_a_number"}}`},
+		{"a NaN in an object", now, []protocols.Reading{good(0, protocols.Object([]string{"x"}, []protocols.Value{nan}))}, `1795462800123,"values":{},"bad":{"a":"not_a_number"}}`},
 		{"an uncertain NaN", now, []protocols.Reading{reading(0, nan, protocols.Uncertain, "UncertainX", 0)}, `1795462800123,"values":{},"bad":{"a":"not_a_number"}}`},
 		{"no value", now, []protocols.Reading{good(0, protocols.Value{}), reading(1, protocols.Value{}, protocols.Uncertain, "UncertainX", 0)}, `1795462800123,"values":{},"bad":{"a":"malformed","温度\n":"UncertainX"}}`},
 		{"finer source times", now, []protocols.Reading{reading(0, protocols.Uint(1), protocols.Good, "", 1795462800101250000), reading(1, protocols.Value{}, protocols.Bad, "x", -1500)}, `1795462800123,"values":{"a":1},"bad":{"温度\n":"x"},"source_ts":{"a":1795462800101.25,"温度\n":-0.0015}}`},
@@ -147,6 +148,9 @@ func TestValues(t *testing.T) {
 		{protocols.Time(time.Unix(1795462800, 5000).In(time.FixedZone("", 3600))), `"2026-11-23T19:40:00.000005Z"`},
 		{protocols.Array([]protocols.Value{protocols.Uint(1), {}, protocols.String("a")}), `[1,null,"a"]`},
 		{protocols.Array(nil), `[]`},
+		{protocols.Array([]protocols.Value{protocols.Array([]protocols.Value{protocols.Int(1), protocols.Int(2)}), protocols.Array(nil)}), `[[1,2],[]]`},
+		{protocols.Object([]string{"a", `"字段"`, "none"}, []protocols.Value{protocols.Float64(1.5), protocols.Object([]string{"n"}, []protocols.Value{protocols.Uint(math.MaxUint64)}), {}}), `{"a":1.5,"\"字段\"":{"n":18446744073709551615},"none":null}`},
+		{protocols.Object(nil, nil), `{}`},
 	} {
 		if got := string(appendValue(nil, c.v)); got != c.want {
 			t.Errorf("%v: got %s, want %s", c.v.Kind(), got, c.want)

@@ -11,36 +11,48 @@ import (
 	"github.com/gopcua/opcua/ua"
 )
 
-// address is a tag's address as it is written: a NodeId, perhaps with an
-// index range.
+// address is a tag's address as it is written: a NodeId or a browse path,
+// perhaps with an index range.
 type address struct {
 	ns    uint16
 	uri   string // of the namespace, where it was given as nsu=; ns is then 0
-	kind  byte   // i, s, g or b
+	kind  byte   // i, s, g or b; pathKind
 	num   uint32 // of kind i
-	text  string // of kind s
+	text  string // of kind s; of a path, as pathText writes it
 	bytes []byte // of kind b; of kind g the 16 bytes in the order they are written
 	rng   string // index range as the services want it, such as "0:3"; may be empty
 	one   bool   // rng names a single element: its value is that element
+	form  *form  // what is known of the node's data type, at the server that is connected; nil: nothing
+	path  []pathSegment
+	found *ua.NodeID // what a path leads to in the present session; nil: to none. See bus.resolvePaths
 }
 
+// pathKind is the kind of an address that is a browse path.
+const pathKind = '/'
+
 // exampleAddress is part of every message about a wrong address.
-const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001 or nsu=http://example.com/UA;s=Speed, perhaps with an index range [0:3]`
+const exampleAddress = `write it like ns=2;s=Line1.Speed, ns=2;i=1001, nsu=http://example.com/UA;s=Speed or /Objects/Line1/Speed, perhaps with an index range [0:3]`
 
 // parseAddress reads
 //
 //	[ns=N; | nsu=URI;] (i=NUMBER | s=TEXT | g=GUID | b=BASE64) [range]
 //
-// where the range is [a:b], both ends included, or [n] for one element.
+// where the range is [a:b], both ends included, or [n] for one element; a
+// matrix has one for each of its dimensions, as in [0:3,1:2].
 //
 // String identifiers often end in a bracket of their own: Siemens, Beckhoff
 // and CODESYS servers name the element of an array `"DB1"."Speeds"[2]`. So
 // with s=, a single [n] belongs to the identifier and only [a:b] is a range
 // ([n:n] for one element). An empty [] at the end says that no range follows,
-// for an identifier that itself ends in something like [0:3].
+// for an identifier that itself ends in something like [0:3]. The same holds
+// for the last name of a browse path, which is the other way to write an
+// address (see parsePath).
 func parseAddress(s string) (address, error) {
 	var a address
 	rest := s
+	if strings.HasPrefix(s, "/") {
+		return parsePathAddress(s)
+	}
 	switch {
 	case strings.HasPrefix(rest, "ns="):
 		text, after, ok := strings.Cut(rest[3:], ";")
@@ -72,6 +84,16 @@ func parseAddress(s string) (address, error) {
 	return a, err
 }
 
+func parsePathAddress(s string) (address, error) {
+	a := address{kind: pathKind}
+	text, err := a.cutRange(s)
+	if err == nil {
+		a.path, err = parsePath(text)
+	}
+	a.text = pathText(a.path)
+	return a, err
+}
+
 // identifierMark returns where in s the semicolon before the identifier is, or -1.
 func identifierMark(s string) int {
 	best := -1
@@ -99,27 +121,39 @@ func (a *address) cutRange(id string) (string, error) {
 	if inner == "" {
 		return id[:at], nil
 	}
-	if a.kind == 's' && !looksLikeRange(inner) {
+	if (a.kind == 's' || a.kind == pathKind) && !looksLikeRange(inner) {
 		return id, nil
 	}
-	if strings.Contains(inner, ",") {
-		return "", fmt.Errorf("the index range [%s] has several dimensions; only one is read in this version", inner)
+	a.one = true
+	for i, dim := range strings.Split(inner, ",") {
+		rng, one, err := dimension(dim)
+		if err != nil {
+			return "", fmt.Errorf("[%s] is no index range; write [2], [0:3] or, for a matrix, [0:3,1:2], the smaller index first, counted from 0", inner)
+		}
+		if i > 0 {
+			rng = "," + rng
+		}
+		a.rng, a.one = a.rng+rng, a.one && one
 	}
-	from, to, both := strings.Cut(inner, ":")
+	return id[:at], nil
+}
+
+// dimension reads the range of one dimension, and writes it as the services want
+// it: one of a single element has no colon (Part 4, 7.27).
+func dimension(s string) (rng string, one bool, err error) {
+	from, to, both := strings.Cut(s, ":")
 	lo, err := strconv.ParseUint(from, 10, 31)
 	hi := lo
 	if err == nil && both {
 		hi, err = strconv.ParseUint(to, 10, 31)
 	}
 	if err != nil || hi < lo {
-		return "", fmt.Errorf("[%s] is no index range; write [2] or [0:3], the smaller index first, counted from 0", inner)
+		return "", false, fmt.Errorf("%q is no range", s)
 	}
-	// Part 4, 7.27: a range of one element is written without a colon.
-	a.rng, a.one = strconv.FormatUint(lo, 10), true
-	if hi > lo {
-		a.rng, a.one = a.rng+":"+strconv.FormatUint(hi, 10), false
+	if hi == lo {
+		return strconv.FormatUint(lo, 10), true, nil
 	}
-	return id[:at], nil
+	return strconv.FormatUint(lo, 10) + ":" + strconv.FormatUint(hi, 10), false, nil
 }
 
 // looksLikeRange says that s consists of digits with a colon among them.
@@ -166,8 +200,11 @@ func (a *address) setIdentifier(id string) error {
 }
 
 // nodeID returns the NodeId of a at a server with the given namespaces; false
-// if it has no namespace with the address's URI.
+// if it has no namespace with the address's URI, or a path leads nowhere.
 func (a *address) nodeID(namespaces []string) (*ua.NodeID, bool) {
+	if a.kind == pathKind {
+		return a.found, a.found != nil
+	}
 	ns := a.ns
 	if a.uri != "" {
 		i := indexOf(namespaces, a.uri)
@@ -199,4 +236,13 @@ func indexOf(list []string, s string) int {
 		}
 	}
 	return -1
+}
+
+// node is the NodeId that a names, as the key of a map: what was written, but
+// for the range.
+func (a *address) node() string {
+	if a.kind == 's' && a.uri == "" {
+		return strconv.Itoa(int(a.ns)) + "s" + a.text
+	}
+	return fmt.Sprintf("%d %s %c %d %s %x", a.ns, a.uri, a.kind, a.num, a.text, a.bytes)
 }

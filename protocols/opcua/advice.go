@@ -35,10 +35,12 @@ func (p *publisher) advise(sub *subscription, list []made) {
 }
 
 // Advice returns what is wrong with the security of the last session, though
-// it was made, and what the server does not do as it was asked to for d.
+// it was made, what the server does not do as it was asked to for d, and what
+// of its types is not as the tag map says.
 func (b *bus) Advice(d *protocols.Device) []string {
 	list := slices.Clone(b.notes)
-	return append(list, b.subscriptionAdvice(d)...)
+	list = append(list, b.subscriptionAdvice(d)...)
+	return append(list, b.typeAdvice(d)...)
 }
 
 func (b *bus) subscriptionAdvice(d *protocols.Device) []string {

@@ -31,6 +31,10 @@ type bus struct {
 	reports    chan protocols.Report
 	stats      counters
 	notes      []string // of the last session's security
+
+	types    *typeBook // what is known of the server's data types; nil: nothing yet
+	typesKey serverKey // whose they are
+	typesOf  uint64    // the generation for which that was checked
 }
 
 // counters are what a bus counts; they outlive its connections.

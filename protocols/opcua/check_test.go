@@ -36,7 +36,6 @@ func TestCheck(t *testing.T) {
 		"no cert":       {func(d *protocols.Device) { d.OPCUA.UserKey = "k" }, -1, "auth.key", "auth.cert"},
 		"tolerate":      {func(d *protocols.Device) { d.OPCUA.Tolerate = []string{"all"} }, -1, "security.tolerate", "host_name"},
 		"address":       {func(d *protocols.Device) { d.Tags[1].Address = "holding:1" }, 1, "address", "ns=2;s=Line1.Speed"},
-		"type":          {func(d *protocols.Device) { d.Tags[0].Type = "int16" }, 0, "type", "server says the type"},
 		"order":         {func(d *protocols.Device) { d.Tags[0].Order = protocols.CDAB }, 0, "order", "no byte order"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -167,9 +167,6 @@ func checkTag(i int, t *protocols.Tag) []*protocols.FieldError {
 	if _, err := parseAddress(t.Address); err != nil {
 		found = append(found, &protocols.FieldError{Tag: i, Field: "address", Text: err.Error()})
 	}
-	if t.Type != "" {
-		found = append(found, &protocols.FieldError{Tag: i, Field: "type", Text: fmt.Sprintf("%q cannot be chosen: an OPC UA server says the type itself; leave it empty", t.Type)})
-	}
 	if t.Order != protocols.ABCD {
 		found = append(found, &protocols.FieldError{Tag: i, Field: "order", Text: fmt.Sprintf("%s cannot be chosen: OPC UA values have no byte order; leave it empty", t.Order)})
 	}

@@ -198,6 +198,13 @@ func showValue(v protocols.Value) string {
 			parts[i] = showValue(e)
 		}
 		return "[" + strings.Join(parts, " ") + "]"
+	case protocols.KindObject:
+		parts := make([]string, v.Len())
+		for i := range parts {
+			name, e := v.Field(i)
+			parts[i] = name + ":" + showValue(e)
+		}
+		return "{" + strings.Join(parts, " ") + "}"
 	}
 	return "none"
 }

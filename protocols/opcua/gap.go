@@ -97,7 +97,7 @@ func (p *publisher) refresh(ctx context.Context, sub *subscription) error {
 		readings := make([]protocols.Reading, len(part))
 		for i, dv := range res.Results {
 			readings[i].Tag = sub.tags[part[i]]
-			p.bus.driver.symbols.fill(&readings[i], dv, sub.addrs[part[i]].one)
+			p.bus.driver.symbols.fill(&readings[i], dv, &sub.addrs[part[i]])
 		}
 		p.deliver.Lock()
 		p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Readings: readings, Lost: sub.lost})

@@ -35,6 +35,12 @@ type made struct {
 // is no code of the standard's.
 const noNamespace ua.StatusCode = 0x80FF_0000 //nolint:errname // a status code
 
+// Likewise, for a browse path that leads to no node, or to several.
+const (
+	noPath    ua.StatusCode = 0x80FE_0000 //nolint:errname // a status code
+	manyPaths ua.StatusCode = 0x80FD_0000 //nolint:errname // a status code
+)
+
 // How many values of a tag the server keeps between two of its messages, where
 // the configuration does not say.
 const (
@@ -62,8 +68,11 @@ func (p *publisher) createItems(ctx context.Context, sub *subscription, handles 
 			continue
 		}
 		it := sub.items[h]
-		it.on, it.trouble = false, noNamespace
+		it.on, it.trouble = false, p.whyNoNode(&sub.addrs[h])
 		c.done = append(c.done, made{handle: h, item: it})
+		if it.trouble != noNamespace {
+			continue // it was logged where the path was resolved
+		}
 		p.log.Warn("a tag's namespace is not on the server", slog.String("device", sub.dev.ID), slog.String("tag", sub.tagName(h)), slog.String("namespace", sub.addrs[h].uri))
 	}
 	if err := c.ask(ctx, list); err != nil {
@@ -77,7 +86,19 @@ func (p *publisher) createItems(ctx context.Context, sub *subscription, handles 
 	return c.done, c.ask(ctx, list)
 }
 
-// itemRequest is nil if the server has no such namespace.
+// whyNoNode says why an address has no NodeId.
+func (p *publisher) whyNoNode(a *address) ua.StatusCode {
+	switch {
+	case a.kind != pathKind:
+		return noNamespace
+	case p.bus.whyNoNode(p.session, a).Reason == ambiguousPath:
+		return manyPaths
+	}
+	return noPath
+}
+
+// itemRequest is nil if the server has no such namespace, or a path leads to
+// no node.
 func (p *publisher) itemRequest(sub *subscription, h int) *ua.MonitoredItemCreateRequest {
 	node, ok := sub.addrs[h].nodeID(p.session.namespaces)
 	if !ok {

@@ -85,6 +85,8 @@ func (p *publisher) whyNot(sub *subscription, h int) string {
 	switch status & symbolMask {
 	case noNamespace:
 		cause, todo = fmt.Sprintf("the server has no namespace %q", sub.addrs[h].uri), "check the URI behind nsu="
+	case noPath, manyPaths:
+		return fmt.Sprintf("%s: %s", sub.tagName(h), p.bus.whyNoNode(p.session, &sub.addrs[h]).Text)
 	case ua.StatusBadNodeIDUnknown:
 		todo = "check its address, and that the program with it is loaded; it is tried again by itself"
 	case ua.StatusBadAttributeIDInvalid:
@@ -101,8 +103,11 @@ func (p *publisher) whyNot(sub *subscription, h int) string {
 
 // whyAbsent is the reason of a tag that is not monitored.
 func (t symbols) whyAbsent(status ua.StatusCode) protocols.Reason {
-	if status == noNamespace {
+	switch status {
+	case noNamespace, noPath:
 		return protocols.NoSuchNode
+	case manyPaths:
+		return ambiguousPath
 	}
 	return t.reason(status)
 }
@@ -137,10 +142,31 @@ func (p *publisher) retry(ctx context.Context) {
 	}
 }
 
+// resolveAgain finds out where browse paths lead now: those that led nowhere,
+// and those whose nodes are gone.
+func (p *publisher) resolveAgain(ctx context.Context, sub *subscription, handles []int) error {
+	paths := false
+	for _, h := range handles {
+		if a := &sub.addrs[h]; a.kind == pathKind {
+			paths = true
+			if a.found != nil {
+				p.session.paths.forget(a, time.Now().Add(-pathRetry))
+			}
+		}
+	}
+	if !paths {
+		return nil
+	}
+	return p.bus.resolvePaths(ctx, p.session, sub.addrs)
+}
+
 func (p *publisher) retryItems(ctx context.Context, sub *subscription) error {
 	p.shaping.Lock()
 	defer p.shaping.Unlock()
 	handles := p.handles(sub, false)
+	if err := p.resolveAgain(ctx, sub, handles); err != nil {
+		return err
+	}
 	p.findRanges(ctx, sub, handles)
 	list, err := p.createItems(ctx, sub, handles)
 	if err != nil {

@@ -425,7 +425,7 @@ func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, i
 		p.noteNode(sub, item)
 	}
 	list = append(list, protocols.Reading{Tag: sub.tags[item.ClientHandle]})
-	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, sub.addrs[item.ClientHandle].one)
+	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, &sub.addrs[item.ClientHandle])
 	return list
 }
 
@@ -471,6 +471,7 @@ func (p *publisher) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
+		p.bus.catchUp(ctx, p.session)
 		if err := p.look(ctx); err != nil && ctx.Err() == nil {
 			p.fail(ctx, err)
 			return

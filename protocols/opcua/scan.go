@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/gopcua/opcua/ua"
 
@@ -14,9 +15,12 @@ import (
 type scan struct {
 	bus   *bus
 	dev   *protocols.Device
+	tags  []int
 	addrs []address
+	book  *typeBook // that the addresses were prepared with
 
 	generation uint64            // of the session that nodes was made for
+	retry      time.Time         // when paths that lead nowhere are tried again; zero: there are none
 	nodes      []*ua.ReadValueID // those that can be asked for
 	pos        []int             // which tag nodes[i] is for
 }
@@ -27,20 +31,32 @@ func (b *bus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &scan{bus: b, dev: d, addrs: addrs}, nil
+	return &scan{bus: b, dev: d, tags: tags, addrs: addrs}, nil
 }
 
-// resolve makes the NodeIds for this session: the index of a namespace may
-// change when a server restarts.
-func (s *scan) resolve(namespaces []string) {
-	s.nodes, s.pos = s.nodes[:0], s.pos[:0]
+// resolve makes the NodeIds for this session: the index of a namespace, and
+// what a path leads to, may change when a server restarts.
+func (s *scan) resolve(ctx context.Context) error {
+	if err := s.bus.resolvePaths(ctx, s.bus.session, s.addrs); err != nil {
+		return err
+	}
+	s.nodes, s.pos, s.retry = s.nodes[:0], s.pos[:0], time.Time{}
 	for i := range s.addrs {
-		if node, ok := s.addrs[i].nodeID(namespaces); ok {
+		if node, ok := s.addrs[i].nodeID(s.bus.session.namespaces); ok {
 			s.nodes = append(s.nodes, valueOfNode(node, s.addrs[i].rng))
 			s.pos = append(s.pos, i)
+		} else if s.addrs[i].kind == pathKind {
+			s.retry = time.Now().Add(pathRetry)
 		}
 	}
 	s.generation = s.bus.generation
+	return nil
+}
+
+// isDue says that the NodeIds must be made, or that paths that led nowhere are
+// to be tried again.
+func (s *scan) isDue() bool {
+	return s.generation != s.bus.generation || !s.retry.IsZero() && time.Now().After(s.retry)
 }
 
 // progress is one Read on its way.
@@ -52,15 +68,18 @@ type progress struct {
 // Read polls all tags.
 func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.ScanResult {
 	if s.bus.session == nil {
-		err := s.bus.errNotConnected()
-		for i := range out {
-			out[i].Source = 0
-			out[i].SetBad(err.Reason)
-		}
-		return protocols.ScanResult{Requests: 1, Err: err}
+		return allBad(out, s.bus.errNotConnected())
 	}
-	if s.generation != s.bus.generation {
-		s.resolve(s.bus.session.namespaces)
+	if s.isDue() {
+		if err := s.resolve(ctx); err != nil {
+			return allBad(out, s.bus.explain("resolving browse paths", err))
+		}
+	}
+	if err := s.learnTypes(ctx); err != nil {
+		p := &progress{out: out}
+		s.markUnresolved(p)
+		p.res.Requests = 1 + s.fail(p, 0, len(s.nodes), err)/(s.bus.session.limits.perRead+1)
+		return p.res
 	}
 	p := &progress{out: out}
 	if len(s.nodes) < len(s.addrs) {
@@ -76,20 +95,35 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		}
 		lo = hi
 	}
+	p.res.Learnt = s.book.learnt(s.dev.ID)
 	return p.res
 }
 
-// markUnresolved makes the tags bad whose namespace the server does not have.
+// allBad is a scan that could not be begun.
+func allBad(out []protocols.Reading, err *protocols.Error) protocols.ScanResult {
+	for i := range out {
+		out[i].Source = 0
+		out[i].SetBad(err.Reason)
+	}
+	return protocols.ScanResult{Requests: 1, Err: err}
+}
+
+// markUnresolved makes the tags bad whose namespace the server does not have,
+// or whose path leads nowhere.
 func (s *scan) markUnresolved(p *progress) {
 	for i := range s.addrs {
 		a := &s.addrs[i]
-		if a.uri == "" || indexOf(s.bus.session.namespaces, a.uri) >= 0 {
+		if a.kind != pathKind && a.uri == "" {
 			continue
 		}
+		if _, ok := a.nodeID(s.bus.session.namespaces); ok {
+			continue
+		}
+		err := s.bus.whyNoNode(s.bus.session, a)
 		p.out[i].Source = 0
-		p.out[i].SetBad(protocols.NoSuchNode)
+		p.out[i].SetBad(err.Reason)
 		if p.res.Err == nil {
-			p.res.Err = s.bus.errNoNamespace(a.uri)
+			p.res.Err = err
 		}
 	}
 }
@@ -148,11 +182,21 @@ func (s *scan) readHalves(ctx context.Context, p *progress, lo, mid, hi int) err
 func (s *scan) take(p *progress, n int, dv *ua.DataValue) {
 	i := s.pos[n]
 	r := &p.out[i]
-	s.bus.driver.symbols.fill(r, dv, s.addrs[i].one)
+	s.bus.driver.symbols.fill(r, dv, &s.addrs[i])
+	if s.addrs[i].kind == pathKind && dv != nil && dv.Status&symbolMask == ua.StatusBadNodeIDUnknown {
+		s.bus.session.paths.forget(&s.addrs[i], time.Now())
+		if s.retry.IsZero() {
+			s.retry = time.Now().Add(pathRetry)
+		}
+	}
 	if r.Quality == protocols.Bad && p.res.Err == nil {
 		text := string(r.Reason)
 		if dv != nil && isBad(dv.Status) {
 			text = s.bus.driver.symbols.statusText(dv.Status)
+		} else if f := s.addrs[i].form; f != nil && f.dev != nil {
+			if words := f.book.wordsFor(f); words != "" {
+				text += ", " + words
+			}
 		}
 		p.res.Err = &protocols.Error{
 			Kind: protocols.KindRefused, Reason: r.Reason,

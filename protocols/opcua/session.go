@@ -44,12 +44,14 @@ type session struct {
 	token      *ua.NodeID // the authentication token that each request carries
 	limits     limits
 	namespaces []string
-	pub        *publisher // nil until the first subscription
+	types      atomic.Pointer[typeBook] // what is known of the server's data types
+	pub        *publisher               // nil until the first subscription
 
 	notes  []string    // what is to be said of its security
 	watch  *trustWatch // nil: the server's certificate is not checked
 	bond   bond
 	broken atomic.Bool // the connection, or the session, does not work; it may be gone on with
+	paths  pathBook    // what browse paths lead to
 }
 
 // errUnproven is behind every way in which a server failed to prove that it

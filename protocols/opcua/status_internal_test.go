@@ -73,7 +73,7 @@ func TestFillTimes(t *testing.T) {
 	} {
 		c.dv.Value = ua.MustVariant(int32(1))
 		r := protocols.Reading{Tag: 3, Source: 99}
-		table.fill(&r, &c.dv, false)
+		table.fill(&r, &c.dv, new(address))
 		if r.Source != c.source || r.Tag != 3 || r.Quality != protocols.Good {
 			t.Errorf("%s: %+v, want %d", name, r, c.source)
 		}
@@ -82,18 +82,52 @@ func TestFillTimes(t *testing.T) {
 		v    any
 		want protocols.Reason
 	}{
-		"never":        {never, protocols.Overflow},
-		"null time":    {time.Time{}, noValue},
-		"invalid text": {"\xff", protocols.Malformed},
-		"nan in array": {[]float64{1, math.NaN()}, protocols.NotANumber},
-		"matrix":       {[][]int32{{1, 2}, {3, 4}}, protocols.UnsupportedType},
-		"structure":    {ua.NewExtensionObject(&ua.BuildInfo{}), protocols.UnsupportedType},
-		"variants":     {[]*ua.Variant{ua.MustVariant(true)}, protocols.UnsupportedType},
+		"never":             {never, protocols.Overflow},
+		"null time":         {time.Time{}, noValue},
+		"invalid text":      {"\xff", protocols.Malformed},
+		"nan in array":      {[]float64{1, math.NaN()}, protocols.NotANumber},
+		"nan in a matrix":   {[][]float64{{1}, {math.NaN()}}, protocols.NotANumber},
+		"nan in a variant":  {[]*ua.Variant{ua.MustVariant(math.NaN())}, protocols.NotANumber},
+		"unknown structure": {&ua.ExtensionObject{EncodingMask: ua.ExtensionObjectBinary, TypeID: ua.NewNumericExpandedNodeID(9, 9)}, protocols.UnsupportedType},
+		"no structure":      {&ua.ExtensionObject{TypeID: ua.NewTwoByteExpandedNodeID(0)}, noValue},
+		"structure in XML":  {ua.NewExtensionObject(new(ua.XMLElement)), protocols.UnsupportedType},
+		"number of no name": {ua.NewExtensionObject(&ua.ServerStatusDataType{State: 99}), protocols.OutOfRange},
 	} {
 		var r protocols.Reading
-		table.fill(&r, &ua.DataValue{Value: ua.MustVariant(c.v)}, false)
+		table.fill(&r, &ua.DataValue{Value: ua.MustVariant(c.v)}, new(address))
 		if r.Reason != c.want || r.Quality != protocols.Bad {
 			t.Errorf("%s: %+v, want %s", name, r, c.want)
+		}
+	}
+}
+
+func TestFillCompound(t *testing.T) {
+	t.Parallel()
+	table := newSymbols()
+	at := time.Unix(1795462800, 123456700)
+	for name, c := range map[string]struct {
+		v    any
+		want string
+	}{
+		"matrix":      {[][]int32{{1, 2}, {3, 4}}, "[[1,2],[3,4]]"},
+		"cube":        {[][][]string{{{"a"}, {"b"}}}, `[[["a"],["b"]]]`},
+		"byte matrix": {[][][]byte{{{1}, {2}}}, "[[01,02]]"},
+		"variants":    {[]*ua.Variant{ua.MustVariant(true), ua.MustVariant([]int8{-1})}, "[true,[-1]]"},
+		"range":       {ua.NewExtensionObject(&ua.Range{Low: -1, High: 1.5}), "{Low:-1,High:1.5}"},
+		"structures":  {[]*ua.ExtensionObject{ua.NewExtensionObject(&ua.Range{}), {TypeID: ua.NewTwoByteExpandedNodeID(0)}}, "[{Low:0,High:0},null]"},
+		"unit": {
+			ua.NewExtensionObject(&ua.EUInformation{NamespaceURI: "u", UnitID: -1, DisplayName: ua.NewLocalizedText("°C"), Description: ua.NewLocalizedText("摄氏度")}),
+			`{NamespaceUri:"u",UnitId:-1,DisplayName:"°C",Description:"摄氏度"}`,
+		},
+		"status": {
+			ua.NewExtensionObject(&ua.ServerStatusDataType{StartTime: at, State: ua.ServerStateRunning, BuildInfo: &ua.BuildInfo{ProductURI: "p", BuildDate: at}, SecondsTillShutdown: 3}),
+			`{StartTime:2026-11-23T19:40:00.1234567Z,CurrentTime:null,State:"Running",BuildInfo:{ProductUri:"p",ManufacturerName:"",ProductName:"",SoftwareVersion:"",BuildNumber:"",BuildDate:2026-11-23T19:40:00.1234567Z},SecondsTillShutdown:3,ShutdownReason:null}`,
+		},
+	} {
+		var r protocols.Reading
+		table.fill(&r, &ua.DataValue{Value: ua.MustVariant(c.v)}, new(address))
+		if got := asText(r.Value); got != c.want || r.Quality != protocols.Good {
+			t.Errorf("%s: %s %s, want %s", name, got, r.Reason, c.want)
 		}
 	}
 }

@@ -62,6 +62,12 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	if err != nil {
 		return err
 	}
+	if err := b.resolvePaths(ctx, b.session, addrs); err != nil {
+		return b.explain("resolving browse paths", err)
+	}
+	if err := b.learnTypes(ctx, d, tags, addrs); err != nil {
+		return b.explain("reading the data types of "+d.ID, err)
+	}
 	if b.session.pub == nil {
 		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
 	}

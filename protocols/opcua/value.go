@@ -13,7 +13,7 @@ import (
 )
 
 // fill makes r what the server said about a tag. It leaves r.Tag alone.
-func (t symbols) fill(r *protocols.Reading, dv *ua.DataValue, one bool) {
+func (t symbols) fill(r *protocols.Reading, dv *ua.DataValue, a *address) {
 	if dv == nil {
 		r.Source = 0
 		r.SetBad(protocols.Malformed)
@@ -24,7 +24,7 @@ func (t symbols) fill(r *protocols.Reading, dv *ua.DataValue, one bool) {
 		r.SetBad(t.reason(dv.Status))
 		return
 	}
-	v, why := valueOf(dv.Value, one)
+	v, why := valueOf(dv.Value, a)
 	switch {
 	case why == noValue && !isGood(dv.Status):
 		r.SetBad(t.symbol(dv.Status))
@@ -79,15 +79,15 @@ func isEndOfTime(t time.Time) bool {
 }
 
 // valueOf turns what came over the wire into a value, or says why it cannot.
-func valueOf(v *ua.Variant, one bool) (protocols.Value, protocols.Reason) {
+func valueOf(v *ua.Variant, a *address) (protocols.Value, protocols.Reason) {
 	if v == nil || v.Type() == ua.TypeIDNull {
 		return protocols.Value{}, noValue
 	}
+	if f := a.form; f != nil && (f.names != nil || f.later != nil) || compound(v) {
+		return f.typed(v, a.one)
+	}
 	if !v.Has(ua.VariantArrayValues) {
 		return scalar(v.Value())
-	}
-	if len(v.ArrayDimensions()) > 1 {
-		return protocols.Value{}, protocols.UnsupportedType
 	}
 	if v.ArrayLength() < 0 {
 		return protocols.Value{}, noValue
@@ -96,10 +96,20 @@ func valueOf(v *ua.Variant, one bool) (protocols.Value, protocols.Reason) {
 	if why != "" {
 		return protocols.Value{}, why
 	}
-	if one && len(elems) == 1 {
+	if a.one && len(elems) == 1 {
 		return elems[0], ""
 	}
 	return protocols.Array(elems), ""
+}
+
+// compound says that v is more than one value, or a list of such, of a
+// built-in type: a matrix, or of a type that holds others.
+func compound(v *ua.Variant) bool {
+	switch v.Type() {
+	case ua.TypeIDExtensionObject, ua.TypeIDVariant, ua.TypeIDDataValue, ua.TypeIDDiagnosticInfo:
+		return true
+	}
+	return len(v.ArrayDimensions()) > 1
 }
 
 // scalar turns one element of a built-in type into a value.

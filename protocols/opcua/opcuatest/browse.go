@@ -1,32 +1,43 @@
 package opcuatest
 
 import (
+	"slices"
+	"time"
+
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 )
 
-// browse shows the variables below the Objects folder, for clients that look
-// around before they read.
-func (s *Server) browse(req *ua.BrowseRequest) ua.Response {
+// browse shows the variables below the Objects folder, and what the Tree
+// has, for clients that look around before they read.
+func (s *Server) browse(req *ua.BrowseRequest) (ua.Response, error) {
+	if most := s.o.Browse.Nodes; most > 0 && len(req.NodesToBrowse) > most {
+		return nil, ua.StatusBadTooManyOperations
+	}
 	results := make([]*ua.BrowseResult, len(req.NodesToBrowse))
 	for i, b := range req.NodesToBrowse {
-		results[i] = s.browseNode(b)
+		results[i] = s.browseNode(b, int(req.RequestedMaxReferencesPerNode))
 	}
-	return &ua.BrowseResponse{ResponseHeader: header(req, ua.StatusOK), Results: results, DiagnosticInfos: []*ua.DiagnosticInfo{}}
+	return &ua.BrowseResponse{ResponseHeader: header(req, ua.StatusOK), Results: results, DiagnosticInfos: []*ua.DiagnosticInfo{}}, nil
 }
 
-func (s *Server) browseNode(b *ua.BrowseDescription) *ua.BrowseResult {
-	r := &ua.BrowseResult{References: []*ua.ReferenceDescription{}}
-	switch {
-	case b.NodeID == nil || b.NodeID.Namespace() != 0 || b.BrowseDirection == ua.BrowseDirectionInverse:
-	case b.NodeID.IntID() == id.RootFolder:
-		r.References = append(r.References, reference(id.Organizes, ua.NewNumericNodeID(0, id.ObjectsFolder), "Objects", ua.NodeClassObject, id.FolderType))
-	case b.NodeID.IntID() == id.ObjectsFolder:
-		for _, n := range s.space.list {
-			r.References = append(r.References, reference(id.HasComponent, n.id, n.name, ua.NodeClassVariable, id.BaseDataVariableType))
+func (s *Server) browseNode(b *ua.BrowseDescription, size int) *ua.BrowseResult {
+	if s.o.References != nil {
+		if refs := s.o.References(b.NodeID); refs != nil {
+			return &ua.BrowseResult{References: refs}
 		}
 	}
-	return r
+	switch {
+	case b.NodeID == nil || b.BrowseDirection == ua.BrowseDirectionInverse:
+		return &ua.BrowseResult{References: []*ua.ReferenceDescription{}}
+	case slices.Contains(s.o.Browse.Denied, b.NodeID.String()):
+		return &ua.BrowseResult{StatusCode: ua.StatusBadUserAccessDenied, References: []*ua.ReferenceDescription{}}
+	}
+	refs := s.references(b.NodeID)
+	if mask := b.NodeClassMask; mask != 0 {
+		refs = slices.DeleteFunc(refs, func(r *ua.ReferenceDescription) bool { return uint32(r.NodeClass)&mask == 0 })
+	}
+	return s.page(refs, size)
 }
 
 func reference(kind uint32, node *ua.NodeID, name string, class ua.NodeClass, typeOf uint32) *ua.ReferenceDescription {
@@ -35,4 +46,26 @@ func reference(kind uint32, node *ua.NodeID, name string, class ua.NodeClass, ty
 		BrowseName:  &ua.QualifiedName{NamespaceIndex: node.Namespace(), Name: name},
 		DisplayName: ua.NewLocalizedText(name), NodeClass: class, TypeDefinition: ua.NewNumericExpandedNodeID(0, typeOf),
 	}
+}
+
+// standardAttribute returns what every variable has beside its value; nil:
+// it has no such attribute.
+func standardAttribute(n *node, attr ua.AttributeID, now time.Time) *ua.DataValue {
+	value := n.current(now).Value
+	switch attr {
+	case ua.AttributeIDDataType:
+		kind := uint32(id.BaseDataType)
+		if value != nil {
+			kind = uint32(value.Type())
+		}
+		return goodValue(ua.NewNumericNodeID(0, kind))
+	case ua.AttributeIDValueRank:
+		if value != nil && value.Has(ua.VariantArrayValues) {
+			return goodValue(int32(1))
+		}
+		return goodValue(int32(-1))
+	case ua.AttributeIDAccessLevel, ua.AttributeIDUserAccessLevel:
+		return goodValue(byte(1)) // CurrentRead
+	}
+	return nil
 }

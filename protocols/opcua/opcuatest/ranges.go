@@ -19,19 +19,16 @@ func rangeID(n *ua.NodeID) *ua.NodeID {
 	return ua.NewStringNodeID(n.Namespace(), n.String()+".EURange")
 }
 
-// translate follows paths of one step, to properties.
-func (s *Server) translate(req *ua.TranslateBrowsePathsToNodeIDsRequest) ua.Response {
-	results := make([]*ua.BrowsePathResult, len(req.BrowsePaths))
-	for i, p := range req.BrowsePaths {
-		results[i] = &ua.BrowsePathResult{StatusCode: ua.StatusBadNoMatch}
-		if p.RelativePath == nil || len(p.RelativePath.Elements) != 1 || p.RelativePath.Elements[0].TargetName.Name != "EURange" {
-			continue
-		}
-		if to := rangeID(p.StartingNode); s.space.find(to) != nil {
-			results[i] = &ua.BrowsePathResult{Targets: []*ua.BrowsePathTarget{{TargetID: &ua.ExpandedNodeID{NodeID: to}, RemainingPathIndex: 0xFFFFFFFF}}}
-		}
+// translateRange follows a path of one step to an EURange; nil: it is none.
+func (s *Server) translateRange(p *ua.BrowsePath) *ua.BrowsePathResult {
+	if p.RelativePath == nil || len(p.RelativePath.Elements) != 1 || p.RelativePath.Elements[0].TargetName.Name != "EURange" {
+		return nil
 	}
-	return &ua.TranslateBrowsePathsToNodeIDsResponse{ResponseHeader: header(req, ua.StatusOK), Results: results, DiagnosticInfos: []*ua.DiagnosticInfo{}}
+	to := rangeID(p.StartingNode)
+	if s.space.find(to) == nil {
+		return nil
+	}
+	return &ua.BrowsePathResult{Targets: []*ua.BrowsePathTarget{{TargetID: &ua.ExpandedNodeID{NodeID: to}, RemainingPathIndex: 0xFFFFFFFF}}}
 }
 
 // Add puts a node there that Options had Absent, or that Remove took away.

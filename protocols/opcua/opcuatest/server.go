@@ -66,6 +66,16 @@ type Options struct {
 	// OneBadItemFailsAll has a CreateMonitoredItems fail as a whole for one
 	// unknown node.
 	OneBadItemFailsAll bool
+	// Attribute, if not nil, says what an attribute of a node is, as a value's Go
+	// type, or what it fails with, as a ua.StatusCode; nil: what it would be
+	// otherwise.
+	Attribute func(node *ua.NodeID, a ua.AttributeID) any
+	// References, if not nil, says what a node refers to; nil: what it would
+	// otherwise.
+	References func(node *ua.NodeID) []*ua.ReferenceDescription
+	// Tree, if not nil, has more nodes; Browse says how much is shown at once.
+	Tree   Tree
+	Browse BrowseLimits
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.
@@ -79,6 +89,7 @@ type Server struct {
 	ln     net.Listener
 	space  *space
 	life   context.Context //nolint:containedctx // of the sessions, which outlive the requests that make them
+	points points
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 )
@@ -62,7 +63,14 @@ func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 	case *ua.ReadRequest:
 		return c.srv.read(req)
 	case *ua.BrowseRequest:
-		return c.srv.browse(req), nil
+		return c.srv.browse(req)
+	case *ua.BrowseNextRequest:
+		return c.srv.browseNext(req), nil
+	case *ua.TranslateBrowsePathsToNodeIDsRequest:
+		if c.srv.o.Browse.NoPaths {
+			return nil, ua.StatusBadServiceUnsupported
+		}
+		return c.srv.translate(req), nil
 	case *ua.CreateSubscriptionRequest:
 		return s.createSubscription(req)
 	case *ua.DeleteSubscriptionsRequest:
@@ -77,8 +85,6 @@ func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 		return s.transfer(req)
 	case *ua.DeleteMonitoredItemsRequest:
 		return s.deleteItems(req)
-	case *ua.TranslateBrowsePathsToNodeIDsRequest:
-		return c.srv.translate(req), nil
 	}
 	return nil, ua.StatusBadServiceUnsupported
 }
@@ -284,6 +290,18 @@ func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {
 }
 
 func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
+	if s.o.Attribute != nil {
+		v := s.o.Attribute(r.NodeID, r.AttributeID)
+		if status, ok := v.(ua.StatusCode); ok {
+			return badValue(status)
+		}
+		if v != nil {
+			return goodValue(v)
+		}
+	}
+	if dv := s.treeAttribute(r); dv != nil {
+		return dv
+	}
 	n := s.space.find(r.NodeID)
 	if n == nil {
 		return badValue(ua.StatusBadNodeIDUnknown)
@@ -294,12 +312,17 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 			return badValue(ua.StatusBadIndexRangeNoData)
 		}
 		return n.current(now)
+	case ua.AttributeIDDataType:
+		return goodValue(ua.NewNumericNodeID(0, uint32(typeOf(n.current(now)))))
 	case ua.AttributeIDNodeClass:
 		return goodValue(int32(ua.NodeClassVariable))
 	case ua.AttributeIDBrowseName:
 		return goodValue(&ua.QualifiedName{NamespaceIndex: n.id.Namespace(), Name: n.name})
 	case ua.AttributeIDDisplayName:
 		return goodValue(ua.NewLocalizedText(n.name))
+	}
+	if dv := standardAttribute(n, r.AttributeID, now); dv != nil {
+		return dv
 	}
 	return badValue(ua.StatusBadAttributeIDInvalid)
 }
@@ -314,4 +337,12 @@ func goodValue(v any) *ua.DataValue {
 		return badValue(ua.StatusBadInternalError)
 	}
 	return &ua.DataValue{EncodingMask: ua.DataValueValue, Value: variant}
+}
+
+// typeOf is the built-in type of a value, which is the data type as well.
+func typeOf(dv *ua.DataValue) ua.TypeID {
+	if dv == nil || dv.Value == nil || dv.Value.Type() == ua.TypeIDNull {
+		return id.BaseDataType
+	}
+	return dv.Value.Type()
 }

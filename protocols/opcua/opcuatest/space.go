@@ -67,6 +67,7 @@ func newSpace(o *Options) (*space, error) {
 		{Name: "State", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_State), Value: func(time.Time) any { return int32(ua.ServerStateRunning) }},
 		{Name: "MaxNodesPerRead", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), Value: limit(o.MaxNodesPerRead)},
 		{Name: "MaxMonitoredItemsPerCall", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), Value: limit(o.MaxItemsPerCall)},
+		{Name: "MaxNodesPerBrowse", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerBrowse), Value: limit(o.Browse.Nodes)},
 		{Name: "MaxMonitoredItemsPerSubscription", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_MaxMonitoredItemsPerSubscription), Value: limit(o.MaxItemsPerSubscription)},
 		{Name: "ProductName", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_BuildInfo_ProductName), Value: text(o.Product)},
 		{Name: "ManufacturerName", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_BuildInfo_ManufacturerName), Value: text(o.Maker)},
