@@ -7,8 +7,9 @@
 // fall silent after a short break of the network while it says that it is
 // connected, hides the keep-alives that would show it, and may take ten
 // seconds to close. Nothing here reconnects by itself: any failure of the
-// connection is reported, and the loop above closes and connects again, with
-// everything made anew.
+// connection is reported, and the loop above closes and connects again, and
+// goes on with the session and the subscriptions where the server still has
+// them (survivor.go).
 //
 // The server's certificate is verified whenever the channel is signed or
 // encrypted (Part 4, 6.1.3): it, or an authority above it, must be in the trust
