@@ -31,9 +31,9 @@ const channelLifetime = time.Hour
 // always be cut.
 type channel struct {
 	conn    *uacp.Conn
-	sc      *uasc.SecureChannel
+	sc      *secureChannel
 	timeout time.Duration // of a request
-	errs    chan error    // what gopcua's reader says about the connection
+	errs    chan error    // what the channel's reader says about the connection
 }
 
 // openChannel connects to u and opens a channel with what cfg says about
@@ -46,7 +46,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time
 	cfg.Lifetime = uint32(channelLifetime / time.Millisecond)
 	cfg.RequestTimeout = timeout
 	c := &channel{conn: conn, timeout: timeout, errs: make(chan error, 16)}
-	c.sc, err = uasc.NewSecureChannel(u.String(), conn, cfg, c.errs)
+	c.sc, err = newSecureChannel(u.String(), conn, cfg, c.errs)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -111,8 +111,7 @@ func foreign(err error) error {
 var errBroken = errors.New("the stream from the server cannot be followed any more")
 
 // because returns what broke the channel, if that is known, instead of the
-// io.EOF or the time-out that a waiting request sees. gopcua's reader goes on
-// after a chunk that it cannot make sense of, and then understands nothing.
+// io.EOF or the time-out that a waiting request sees.
 func (c *channel) because(err error) error {
 	timeout := errors.Is(err, ua.StatusBadTimeout) || errors.Is(err, context.DeadlineExceeded)
 	if !timeout && !errors.Is(err, io.EOF) {
@@ -124,7 +123,7 @@ func (c *channel) because(err error) error {
 			if said, ok := errors.AsType[*uacp.Error](e); ok {
 				return said
 			}
-			if _, ok := errors.AsType[ua.StatusCode](e); !ok && timeout {
+			if !errors.Is(e, io.EOF) {
 				return fmt.Errorf("%w: %w", errBroken, e)
 			}
 		default:
