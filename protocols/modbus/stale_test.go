@@ -106,6 +106,16 @@ func connectPatiently(t *testing.T, d *protocols.Device) protocols.Bus {
 // if the reading is good, otherwise 0.
 func readOne(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) int {
 	t.Helper()
+	good, wrong := readAndLook(t, b, d, tag)
+	if wrong != "" {
+		t.Fatal(wrong)
+	}
+	return good
+}
+
+// readAndLook is readOne for one who decides what a wrong value means.
+func readAndLook(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) (good int, wrong string) {
+	t.Helper()
 	sc, err := b.Plan(d, []int{tag})
 	if err != nil {
 		t.Fatal(err)
@@ -122,14 +132,14 @@ func readOne(t *testing.T, b protocols.Bus, d *protocols.Device, tag int) int {
 		if res.Err == nil {
 			t.Fatal("a bad reading without an error")
 		}
-		return 0
+		return 0, ""
 	}
 	for i, v := range out[0].Value.Elems() {
 		if v.AsUint() != uint64(10*tag+i) {
-			t.Fatalf("register %d reads %d", 10*tag+i, v.AsUint())
+			return 0, fmt.Sprintf("register %d reads %d", 10*tag+i, v.AsUint())
 		}
 	}
-	return 1
+	return 1, ""
 }
 
 // After a late answer the same connection goes on, in step.

@@ -74,7 +74,7 @@ func answered(t *testing.T, s *Server, frame []byte) {
 	}
 	for _, f := range []Fault{{BadCRC: true, Cut: 9, Fewer: 7}, {WrongCount: true, WrongFunction: true, NoiseAfter: []byte{1}, Twice: true}} {
 		k := keeper{rtu: true}
-		k.frames(&f, bytes.Clone(out[:n]))
+		k.frames(&f, bytes.Clone(out[:n]), time.Time{})
 	}
 	s.foreign(request)
 }

@@ -17,6 +17,10 @@ type Limits struct {
 	// MinGap is how long after an answer the next request may come; sooner
 	// ones are ignored.
 	MinGap time.Duration
+	// MaxAge is how long after its request an answer may be sent; later it is
+	// forgotten. 0: at any time, which on a busy machine may be much later than
+	// a Fault says. It holds on a Line, too.
+	MaxAge time.Duration
 	// MaxInflight is how many requests of one connection may wait for their
 	// answers; those beyond are ignored.
 	MaxInflight int
@@ -25,6 +29,23 @@ type Limits struct {
 // SetLimits sets what s cannot do. Connections that there are go on;
 // IdleClose holds for what they wait for after their next byte.
 func (s *Server) SetLimits(l Limits) { s.limits.Store(&l) }
+
+// tooOld says that an answer to a request that came then is forgotten.
+func (s *Server) tooOld(came time.Time) bool {
+	l := s.limits.Load()
+	return l != nil && l.MaxAge > 0 && time.Since(came) > l.MaxAge
+}
+
+// noteSent counts an answer to a request that came then, if it is too old all
+// the same: it waited for the line, or the processor, after it was made.
+func (s *Server) noteSent(came time.Time) {
+	if s.tooOld(came) {
+		s.overdue.Add(1)
+	}
+}
+
+// Overdue is how many answers were sent later than Limits.MaxAge allows.
+func (s *Server) Overdue() uint64 { return s.overdue.Load() }
 
 // Refused is how many connections were closed at once by Limits.MaxConns.
 // They do not count as accepted.

@@ -58,6 +58,7 @@ type Server struct {
 	accepted atomic.Uint64
 	refused  atomic.Uint64
 	ignored  atomic.Uint64
+	overdue  atomic.Uint64
 	limits   atomic.Pointer[Limits]
 
 	mu      sync.Mutex // guards what follows

@@ -35,6 +35,7 @@ type exchange struct {
 	frame   []byte // in the form of TCP
 	request Request
 	fault   Fault
+	came    time.Time
 	ready   chan struct{} // closed when the unit has done its work; nil: it has
 }
 
@@ -140,7 +141,7 @@ func (se *session) handle(ctx context.Context, frame []byte) error {
 	if plan == nil && pace == nil && se.waiting.Load() == 0 {
 		return se.answer(u, frame, request)
 	}
-	x := &exchange{unit: u, frame: append([]byte{}, frame...), request: request}
+	x := &exchange{unit: u, frame: append([]byte{}, frame...), request: request, came: time.Now()}
 	if plan != nil {
 		x.fault = (*plan)(n, request)
 	}
@@ -187,7 +188,7 @@ func (se *session) answer(u *Unit, frame []byte, r Request) error {
 	defer se.mu.Unlock()
 	size := u.respond(time.Now(), frame, r, 0, se.out[:])
 	if se.keeper.held != nil || se.keeper.rtu {
-		return se.sendLocked(se.keeper.frames(&Fault{}, se.out[:size])...)
+		return se.sendLocked(se.keeper.frames(&Fault{}, se.out[:size], time.Time{})...)
 	}
 	return se.sendLocked(se.out[:size])
 }
@@ -286,7 +287,7 @@ func (se *session) spoil(ctx context.Context, x *exchange) {
 	if f.ForeignWhen == BeforeAnswer && se.sendForeign(f) != nil {
 		return
 	}
-	if !f.Drop && se.sendSpoilt(ctx, x) != nil {
+	if !f.Drop && !se.server.tooOld(x.came) && se.sendSpoilt(ctx, x) != nil {
 		_ = se.conn.Close()
 		return
 	}
@@ -299,7 +300,14 @@ func (se *session) sendSpoilt(ctx context.Context, x *exchange) error {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	size := x.unit.respond(time.Now(), x.frame, x.request, x.fault.Exception, se.out[:])
-	pieces := se.keeper.frames(&x.fault, se.out[:size])
+	if se.server.tooOld(se.keeper.since) {
+		se.keeper.held = nil
+	}
+	oldest := se.keeper.oldest(x.came)
+	pieces := se.keeper.frames(&x.fault, se.out[:size], x.came)
+	if len(pieces) > 0 {
+		defer func() { se.server.noteSent(oldest) }()
+	}
 	if x.fault.Slowly <= 0 || len(pieces) == 0 {
 		return se.sendLocked(pieces...)
 	}

@@ -1,22 +1,36 @@
 package modbustest
 
-import "encoding/binary"
+import (
+	"encoding/binary"
+	"time"
+)
 
 // keeper makes the bytes that are sent of answers, and keeps back those that
 // are to go with the next one.
 type keeper struct {
 	rtu    bool
 	held   []byte
-	behind bool // it goes behind the next answer
+	behind bool      // it goes behind the next answer
+	since  time.Time // when the request came whose answer is held
+}
+
+// oldest returns when the first request came of those whose answers the next
+// frames have in them, the last of which came then.
+func (k *keeper) oldest(came time.Time) time.Time {
+	if k.held != nil && k.since.Before(came) {
+		return k.since
+	}
+	return came
 }
 
 // frames returns what is sent, of an answer with a fault, in how many pieces;
-// none if it is kept back. The answer is in the form of TCP, and is changed.
-func (k *keeper) frames(f *Fault, answer []byte) [][]byte {
+// none if it is kept back. The answer is in the form of TCP, and is changed;
+// its request came at the given time.
+func (k *keeper) frames(f *Fault, answer []byte, came time.Time) [][]byte {
 	one := k.encode(f, answer)
 	if f.Hold || f.HoldBehind {
 		k.held = append(k.held, one...)
-		k.behind = f.HoldBehind
+		k.behind, k.since = f.HoldBehind, came
 		return nil
 	}
 	if k.held != nil {

@@ -259,7 +259,7 @@ func (w *wire) answer(ctx context.Context, q request) {
 		return
 	}
 	n := u.requests.Add(1)
-	x := &exchange{unit: u, frame: q.frame, request: parseRequest(q.frame)}
+	x := &exchange{unit: u, frame: q.frame, request: parseRequest(q.frame), came: q.end}
 	if plan := u.plan.Load(); plan != nil {
 		x.fault = (*plan)(n, x.request)
 	}
@@ -288,12 +288,20 @@ func (w *wire) answerNow(ctx context.Context, x *exchange, from time.Time, polit
 	if f.ForeignWhen == BeforeAnswer {
 		w.foreigners(ctx, f)
 	}
-	if !f.Drop && !f.Reset && !f.HalfClose {
+	server := w.line.server.Load()
+	if !f.Drop && !f.Reset && !f.HalfClose && (server == nil || !server.tooOld(x.came)) {
+		if server != nil && server.tooOld(w.keeper.since) {
+			w.keeper.held = nil
+		}
 		var out [2 * maxFrame]byte
 		size := x.unit.respond(time.Now(), x.frame, x.request, f.Exception, out[:])
-		for _, piece := range w.keeper.frames(f, out[:size]) {
+		oldest := w.keeper.oldest(x.came)
+		for _, piece := range w.keeper.frames(f, out[:size], x.came) {
 			w.line.count(func(s *Stats) { s.Answers++; s.Silence += w.line.silence })
 			w.send(ctx, from, piece, f.Slowly, polite)
+			if server != nil {
+				server.noteSent(oldest)
+			}
 		}
 	}
 	if f.ForeignWhen == AfterAnswer {
