@@ -182,11 +182,11 @@ func TestChannelChunks(t *testing.T) {
 			answer := make(chan incoming, 1)
 			s.mu.Lock()
 			s.waiting[request] = answer
-			id, token := s.id, s.tokens[0].id
+			channel, token := s.id, s.tokens[0].id
 			s.mu.Unlock()
 			parts := map[uint32]*partial{}
 			var err error
-			for _, chunk := range c.chunks(id, token) {
+			for _, chunk := range c.chunks(channel, token) {
 				if err = s.handle(chunk, parts); err != nil {
 					break
 				}
