@@ -125,9 +125,16 @@ func serveGopcua(ctx context.Context, port, items int, sent *atomic.Uint64) (*op
 	if err := s.Start(ctx); err != nil {
 		return nil, err
 	}
+	n := 0.0
 	go every(ctx, opcuaEvery, func() error {
+		n++
 		for _, k := range keys {
-			ns.SetValue(k, ns.GetValue(k).(float64)+1) //nolint:forcetypeassert // as it was made above
+			// Not by SetValue: it writes into the map that others read under
+			// this lock, which ends the program.
+			s.MonitoredItemService.Mu.Lock()
+			ns.Data[k] = n
+			s.MonitoredItemService.Mu.Unlock()
+			ns.ChangeNotification(k)
 			sent.Add(1)
 		}
 		return nil
