@@ -21,6 +21,9 @@ const (
 	// technician who waits beside it.
 	backoffFirst   = 250 * time.Millisecond
 	backoffLongest = 5 * time.Second
+	// backoffSubscribed is the longest for a session with subscriptions: their
+	// values wait on the server for some seconds only.
+	backoffSubscribed = time.Second
 	// backoffRefused is for failures that only a person can mend.
 	backoffRefused = 15 * time.Second
 	// A connection on which nobody answered so many scans, for so long, is
@@ -156,6 +159,7 @@ func (b *bus) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-b.updates:
+			b.dropSubscriptions(work, *b.pending.Load())
 			b.setDevices(*b.pending.Load())
 		case rep := <-reports:
 			b.guard(func() { b.report(rep) })
@@ -178,8 +182,19 @@ func (b *bus) guard(f func()) {
 	f()
 }
 
-// setDevices brings the schedule in line with the devices. Those that
-// subscribe are the same for the bus's whole life (see newSession).
+// dropSubscriptions ends the subscriptions of the devices that go. Their
+// neighbours' are not touched.
+func (b *bus) dropSubscriptions(work context.Context, set busDevices) {
+	b.subs = slices.DeleteFunc(b.subs, func(s *subscription) bool {
+		if slices.Contains(set.devices, s.dev) {
+			return false
+		}
+		b.guard(func() { b.sub.Unsubscribe(work, s.dev.cfg) })
+		return true
+	})
+}
+
+// setDevices brings the schedule in line with the devices.
 func (b *bus) setDevices(set busDevices) {
 	devs := set.devices
 	stays := map[*device]bool{}
@@ -492,12 +507,20 @@ func (b *bus) connect(work context.Context, now time.Time) bool {
 	if now.Before(b.nextConnect) {
 		return false
 	}
+	began := b.now()
 	err := b.conn.Connect(work)
 	if err != nil {
 		b.lost(err)
+		if now := b.now(); len(b.subs) > 0 && now.Sub(began) > backoffSubscribed && protocols.KindOf(err) == protocols.KindTimeout {
+			// It has been waited for already.
+			b.nextConnect = now.Add(backoffFirst)
+		}
 		return false
 	}
 	b.connected, b.proven, b.connErr = true, false, nil
+	for _, d := range b.devices {
+		b.tellAdvice(d)
+	}
 	return true
 }
 
@@ -518,6 +541,9 @@ func (b *bus) lost(err error) {
 	b.disconnect()
 	b.connErr = err
 	b.backoff = min(max(2*b.backoff, backoffFirst), backoffLongest)
+	if len(b.subs) > 0 {
+		b.backoff = min(b.backoff, backoffSubscribed)
+	}
 	wait := b.backoff
 	if protocols.KindOf(err) == protocols.KindUntrusted {
 		wait = backoffRefused
@@ -529,12 +555,34 @@ func (b *bus) lost(err error) {
 }
 
 func (b *bus) disconnect() {
-	if err := b.conn.Close(); err != nil {
-		b.log.Debug("closing the connection", "error", err)
+	b.closeConnection()
+	for b.sub != nil && b.connected && b.drain() {
+		b.closeConnection() // which may have more for us
 	}
 	b.connected = false
 	for _, s := range b.subs {
 		s.active, s.due = false, time.Time{}
+	}
+}
+
+func (b *bus) closeConnection() {
+	if err := b.conn.Close(); err != nil {
+		b.log.Debug("closing the connection", "error", err)
+	}
+}
+
+// drain takes in what a connection brought before it ended. It is false if
+// there was nothing.
+func (b *bus) drain() bool {
+	for any := false; ; any = true {
+		select {
+		case rep := <-b.sub.Reports():
+			if rep.Err == nil {
+				b.deliver(rep)
+			}
+		default:
+			return any
+		}
 	}
 }
 
@@ -582,7 +630,16 @@ func (b *bus) subscribe(work context.Context, s *subscription) bool {
 		return false
 	}
 	s.active, s.due = true, b.now().Add(s.dev.cfg.Snapshot)
+	b.setBands(s.dev)
+	b.tellAdvice(s.dev)
 	return true
+}
+
+// setBands tells a device which of its deadbands are of a range.
+func (b *bus) setBands(d *device) {
+	if r, ok := b.sub.(protocols.Ranger); ok {
+		d.setBands(r.Bands(d.cfg))
+	}
 }
 
 // silence tells all subscribed devices that there is nothing from them.
@@ -606,9 +663,17 @@ func (b *bus) report(rep protocols.Report) {
 		b.silence(rep.Err)
 		return
 	}
+	b.deliver(rep)
+}
+
+// deliver hands a report to its device. One that has gone gets none.
+func (b *bus) deliver(rep protocols.Report) {
 	for _, s := range b.subs {
 		if s.dev.cfg == rep.Device {
 			b.proven, b.backoff = true, 0
+			if rep.Monitoring != nil {
+				b.setBands(s.dev)
+			}
 			s.dev.reported(rep)
 			return
 		}

@@ -10,7 +10,7 @@ package collector
 import (
 	"fmt"
 	"log/slog"
-	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync"
@@ -149,24 +149,39 @@ func newLink(driver protocols.Driver, before, after []*device) bool {
 }
 
 // newSession says whether a session must be made anew for its devices: what
-// it subscribes, and what it logs in with, are fixed when it is opened.
+// it logs in with, and how it is used, is fixed when it is opened. Which of
+// them subscribe is not: see bus.setDevices.
 func newSession(before, after []*device) bool {
-	subscribed := func(devs []*device) map[*device]bool {
-		set := map[*device]bool{}
-		for _, d := range devs {
-			if d.cfg.OPCUA.Subscribe {
-				set[d] = true
-			}
+	was, is := sessionOf(before), sessionOf(after)
+	longer, fewer := is.timeout > was.timeout, is.perCall < was.perCall
+	was.timeout, was.perCall, is.timeout, is.perCall = 0, 0, 0, 0
+	return was != is || longer || fewer
+}
+
+// sessionNeeds are what the devices of a session ask of it together.
+type sessionNeeds struct {
+	password, profile string
+	timeout           time.Duration
+	perCall           int
+}
+
+func sessionOf(devs []*device) sessionNeeds {
+	n := sessionNeeds{password: devs[0].cfg.OPCUA.Password, perCall: math.MaxInt}
+	for _, d := range devs {
+		o := &d.cfg.OPCUA
+		if o.Password != n.password {
+			// One user has one password: the newest is what is meant.
+			n.password += "\n" + o.Password
 		}
-		return set
+		if o.Profile != "" && o.Profile != "auto" {
+			n.profile = o.Profile
+		}
+		if o.MaxPerCall > 0 {
+			n.perCall = min(n.perCall, o.MaxPerCall)
+		}
+		n.timeout = max(n.timeout, d.cfg.Timeout)
 	}
-	if !maps.Equal(subscribed(before), subscribed(after)) {
-		return true
-	}
-	was := before[0].cfg
-	return slices.ContainsFunc(after, func(d *device) bool {
-		return !slices.Contains(before, d) && (d.cfg.OPCUA.Password != was.OPCUA.Password || d.cfg.Timeout != was.Timeout)
-	})
+	return n
 }
 
 // swapBuses stops the buses that are not needed or replaced, all at once,

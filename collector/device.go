@@ -30,9 +30,10 @@ type device struct {
 
 	state   stateMachine
 	started bool
-	down    bool     // its bad batch has gone out; nothing more until it answers
-	unit    *unit    // which it is, or is a part of, on its bus
-	scans   []*group // of a device that is polled
+	before  []remembered // by tag, of a subscription: what a break has made bad
+	down    bool         // its bad batch has gone out; nothing more until it answers
+	unit    *unit        // which it is, or is a part of, on its bus
+	scans   []*group     // of a device that is polled
 	faulty  map[*group]error
 	refused bool        // the buffer did not take the last batch
 	retired atomic.Bool // a reload has replaced it or taken it away
@@ -57,9 +58,11 @@ type view struct {
 	state    DeviceState
 	lastScan time.Duration
 	lastTime time.Time
-	advice   []string            // what to change in the configuration
-	values   []protocols.Reading // the newest of each tag, before changes are selected
-	times    []int64             // when they arrived, in ms; 0: not yet
+	// monitoring is how many tags a subscription watches; nil: not told.
+	monitoring *protocols.Monitoring
+	advice     []string            // what to change in the configuration
+	values     []protocols.Reading // the newest of each tag, before changes are selected
+	times      []int64             // when they arrived, in ms; 0: not yet
 }
 
 func newDevice(cfg *protocols.Device, o Options) (*device, error) {
@@ -81,6 +84,9 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 		d.schema.Tags = append(d.schema.Tags, protocols.SchemaTag{Name: t.Name, Unit: t.Unit})
 	}
 	d.schemaID = d.schema.ID()
+	if cfg.OPCUA.Subscribe {
+		d.before = make([]remembered, len(cfg.Tags))
+	}
 	d.state = newStateMachine(cfg, o.Now())
 	d.view.state = d.state.cur
 	if len(cfg.Tags) == 0 {
@@ -232,11 +238,20 @@ func (d *device) unansweredScan(g *group, err error) {
 
 // reported takes in what a subscription brought.
 func (d *device) reported(rep protocols.Report) {
-	d.down = false
-	ms := rep.Time.UnixMilli()
 	d.counters.lost.Add(rep.Lost)
-	d.takeReport(&rep, ms)
-	d.send(d.chosen, ms)
+	d.noteMonitoring(rep.Monitoring)
+	ms := rep.Time.UnixMilli()
+	if rep.Resumed != nil {
+		d.resume(rep.Resumed, ms)
+	}
+	if len(rep.Readings) > 0 {
+		d.takeReport(&rep, ms)
+		d.send(d.chosen, ms)
+	}
+	if rep.Resumed == nil && len(rep.Readings) == 0 && d.down {
+		return // it says nothing of a value yet
+	}
+	d.down = false
 	if d.state.answered(d.now(), d.unmonitored()) {
 		d.tellState()
 	}
@@ -287,6 +302,9 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) b
 	}
 	d.view.values[r.Tag] = *r
 	d.view.times[r.Tag] = ms
+	if d.before != nil {
+		d.before[r.Tag].held = false
+	}
 	if p.onChange {
 		if !full && !p.changed(r) {
 			return false
@@ -378,8 +396,12 @@ func (d *device) takeBad(why protocols.Reason, ms int64) {
 	for i := range d.cfg.Tags {
 		r := protocols.Reading{Tag: int32(i)}
 		r.SetBad(why)
+		held := d.hold(i)
 		d.take(&r, ms, true, &n)
 		d.add(&r)
+		if d.before != nil {
+			d.before[i].held = held
+		}
 	}
 	d.counters.add(n)
 }
@@ -402,32 +424,6 @@ func (d *device) note(g *group, err error) bool {
 		}
 	}
 	return d.state.answered(d.now(), err)
-}
-
-// unmonitored says, for a subscription, which of the tags the server does
-// not deliver; nil if it delivers all.
-func (d *device) unmonitored() error {
-	missing, first := 0, -1
-	for i := range d.view.values {
-		r := &d.view.values[i]
-		if r.Quality != protocols.Bad {
-			continue
-		}
-		switch r.Reason {
-		case protocols.NoSuchNode, protocols.NotReadable, protocols.UnsupportedType:
-			missing++
-			if first < 0 {
-				first = i
-			}
-		}
-	}
-	if missing == 0 {
-		return nil
-	}
-	t := &d.cfg.Tags[first]
-	return &protocols.Error{Kind: protocols.KindRefused, Reason: d.view.values[first].Reason, Text: fmt.Sprintf(
-		"%d of %d tags cannot be monitored; the first is %s (%s): %s. Check its address and the user's rights",
-		missing, len(d.cfg.Tags), t.Name, t.Address, d.view.values[first].Reason)}
 }
 
 // tellState makes a change of state known, and logs it: once, here.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,6 +26,8 @@ type fakeDriver struct {
 	events []string // "connect KEY", "close KEY", in their order
 	buses  []*fakeBus
 
+	bands     map[int]float64
+	resumes   atomic.Bool // subscriptions outlive a break: no first values
 	connect   func(key string) error
 	subscribe func(d *protocols.Device) error
 	read      func(d *protocols.Device, tags []int, out []protocols.Reading) protocols.ScanResult
@@ -91,7 +94,11 @@ func (b *fakeBus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) 
 	return &fakeScan{driver: b.driver, dev: d, tags: tags}, nil
 }
 
-func (b *fakeBus) Unsubscribe(context.Context, *protocols.Device) {}
+func (b *fakeBus) Unsubscribe(_ context.Context, d *protocols.Device) {
+	b.driver.log("unsubscribe " + d.ID)
+}
+
+func (b *fakeBus) Bands(*protocols.Device) map[int]float64 { return b.driver.bands }
 
 func (b *fakeBus) Subscribe(_ context.Context, d *protocols.Device, tags []int) error {
 	if b.driver.subscribe != nil {
@@ -100,6 +107,9 @@ func (b *fakeBus) Subscribe(_ context.Context, d *protocols.Device, tags []int) 
 		}
 	}
 	b.driver.log("subscribe " + d.ID)
+	if b.driver.resumes.Load() {
+		return nil
+	}
 	rep := protocols.Report{Device: d, Time: time.Now()}
 	for _, t := range tags {
 		rep.Readings = append(rep.Readings, protocols.Reading{Tag: int32(t), Value: protocols.Int(0)})

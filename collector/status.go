@@ -23,7 +23,10 @@ type DeviceStatus struct {
 	Lost         uint64 // values that the device's side dropped before they reached us, at the least
 	ScanDuration HistogramCounts
 	StartDelay   HistogramCounts // from when a scan was due to its start
-	Advice       []string        // what to change in its configuration, in sentences
+	// Monitoring is how many of its tags the device itself watches; nil: it is
+	// polled, or has not said yet.
+	Monitoring *protocols.Monitoring
+	Advice     []string // what to change in its configuration, in sentences
 }
 
 // TagValue is the newest reading of one tag.
@@ -76,7 +79,7 @@ func (d *device) status() DeviceStatus {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	s.State, s.LastTime, s.LastScan = d.view.state, d.view.lastTime, d.view.lastScan
-	s.Advice = d.view.advice
+	s.Advice, s.Monitoring = d.view.advice, d.view.monitoring
 	for i := range d.view.values {
 		if d.view.values[i].Quality == protocols.Bad {
 			s.BadTags++

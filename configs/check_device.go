@@ -17,6 +17,7 @@ func (l *loader) checkDevices(d *draft) {
 	for _, dev := range d.devices {
 		l.unique(ids, "device id", dev.ID, dev.node.get("id"))
 		l.checkSecurity(dev)
+		l.checkAuth(dev)
 		dev.OPCUA.Trust = l.trustDir(dev)
 		dev.completeTimeout()
 		l.checkTags(dev)
@@ -56,13 +57,47 @@ func (l *loader) checkSecurity(dev *deviceDraft) {
 		mode = "None"
 	case policy == "None" && mode != "None":
 		l.problem(n.at("mode"), "mode: policy None neither signs nor encrypts: write policy: Basic256Sha256, or remove mode")
+	case policy == "auto" && mode == "":
+		// The strongest that is offered.
 	case policy != "None" && mode == "":
 		mode = "SignAndEncrypt"
 	case policy != "None" && mode == "None":
 		l.problem(n.at("mode"), "mode: policy %s signs at the least: write SignAndEncrypt or Sign, or policy: None", policy)
 	}
 	dev.OPCUA.SecurityPolicy, dev.OPCUA.SecurityMode = policy, mode
-	dev.OPCUA.Username, dev.OPCUA.Password = dev.auth.username, dev.auth.password
+	dev.OPCUA.Tolerate = dev.security.tolerate
+	if t := n.get("tolerate"); policy == "None" && t != nil {
+		l.problem(t.pos, "tolerate: with policy None nobody looks at the server's certificate: remove it")
+	}
+}
+
+// checkAuth completes the user of an OPC UA device: one with a name, or one
+// with a certificate.
+func (l *loader) checkAuth(dev *deviceDraft) {
+	n := dev.node.get("auth")
+	if n == nil || n.kind != mapNode || dev.Driver != opcuaDriver {
+		return
+	}
+	has := func(key string) bool { return n.get(key) != nil }
+	switch {
+	case has("cert") && has("username"), has("cert") && has("password"), has("key") && has("username"):
+		l.problem(n.pos, "auth: log in with a name or with a certificate: remove username and password, or cert and key")
+	case has("username") && !has("password"):
+		l.problem(n.pos, "auth has no %q: add it (the password; better as ${file:PATH} or ${env:NAME} than in this file)", "password")
+	case has("password") && !has("username"):
+		l.problem(n.at("password"), "password: a password needs a user name: add username")
+	case has("cert") && !has("key"):
+		l.problem(n.at("cert"), "cert: a certificate needs its key: add key")
+	case has("key") && !has("cert"):
+		l.problem(n.at("key"), "key: a key needs its certificate: add cert")
+	case !has("username") && !has("cert") && len(n.entries) == 0:
+		l.problem(n.pos, "auth is empty: write username and password, or cert and key, or remove it for an anonymous session")
+	}
+	o := &dev.OPCUA
+	o.Username, o.Password = dev.auth.username, dev.auth.password
+	o.UserCert, o.UserKey = dev.auth.cert, dev.auth.key
+	l.pemFile(&o.UserCert, "cert", n)
+	l.pemFile(&o.UserKey, "key", n)
 }
 
 // checkTags completes the tags of a device and checks what concerns several

@@ -30,9 +30,12 @@ type cell struct {
 	name string
 }
 
-type securityDraft struct{ policy, mode string }
+type securityDraft struct {
+	policy, mode string
+	tolerate     []string
+}
 
-type authDraft struct{ username, password string }
+type authDraft struct{ username, password, cert, key string }
 
 // driverOf returns the driver that a device's mapping names, if there is
 // such a driver.

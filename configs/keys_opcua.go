@@ -1,7 +1,11 @@
 package configs
 
 import (
+	"slices"
+	"strings"
 	"time"
+
+	"millrace/protocols"
 )
 
 func opcuaKeys() []key[deviceDraft] {
@@ -13,7 +17,7 @@ func opcuaKeys() []key[deviceDraft] {
 		},
 		{
 			name: "security", required: true, only: opcuaDriver,
-			doc: "How messages are signed and encrypted. Write {policy: Basic256Sha256}, or {policy: None} if the server offers nothing else and the network is trusted.",
+			doc: "How messages are signed and encrypted. Write {policy: auto} or {policy: Basic256Sha256}, or {policy: None} if the server offers nothing else and the network is trusted.",
 			val: object[deviceDraft, securityDraft]{
 				table: securityTable(),
 				hint:  "write security: {policy: Basic256Sha256}, or {policy: None} if the network is trusted",
@@ -22,7 +26,7 @@ func opcuaKeys() []key[deviceDraft] {
 		},
 		{
 			name: "auth", only: opcuaDriver,
-			doc: "The user. Left out: anonymous.",
+			doc: "The user: a name and a password, or a certificate and its key. Left out: anonymous.",
 			val: object[deviceDraft, authDraft]{
 				table: authTable(),
 				hint:  `write auth: {username: NAME, password: "${env:NAME}"}`,
@@ -31,7 +35,8 @@ func opcuaKeys() []key[deviceDraft] {
 		},
 		{
 			name: "trust", def: "pki/trusted", only: opcuaDriver,
-			doc: "The directory of the server certificates that are accepted, relative to this file. Unknown ones are refused, and kept in the directory rejected beside it.",
+			doc: "The directory of the server certificates that are accepted, or of the authorities that issue them, relative to this file. " +
+				"Unknown ones are refused, and kept in the directory rejected beside it: see millrace trust. Authorities in the directory issuers beside it only complete chains.",
 			val: as(filled("a directory"), func(d *deviceDraft, v string) { d.OPCUA.Trust = v }),
 		},
 	}
@@ -66,34 +71,97 @@ func opcuaReadKeys() []key[deviceDraft] {
 }
 
 func securityTable() table[securityDraft] {
-	notYet := []string{"auto", "Basic128Rsa15", "Basic256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss"}
 	return table[securityDraft]{where: "security", keys: []key[securityDraft]{
 		{
 			name: "policy", required: true,
-			doc: "The security policy. None sends everything in clear.",
-			val: as(choice(notYet, "Basic256Sha256", "None"), func(s *securityDraft, v string) { s.policy = v }),
+			doc: "The security policy. auto: the strongest that the server offers, and never None. None sends everything in clear, and does not look who answers. " +
+				"Basic256 and Basic128Rsa15 are deprecated: only for servers that have nothing better.",
+			val: as(securityPolicy(), func(s *securityDraft, v string) { s.policy = v }),
 		},
 		{
 			name: "mode",
-			doc:  "Whether messages are only signed. Default: SignAndEncrypt; with policy None: None.",
+			doc:  "Whether messages are only signed. Default: SignAndEncrypt; with policy auto: the strongest that the server offers; with policy None: None.",
 			val:  as(choice(nil, "SignAndEncrypt", "Sign", "None"), func(s *securityDraft, v string) { s.mode = v }),
 		},
+		{
+			name: "tolerate",
+			doc: "What may be wrong with a server's certificate that is trusted all the same, for servers that make wrong ones: host_name (it is for another host), " +
+				"expired, application_uri (it is for another application), revocation (its issuer's list is out of date).",
+			val: words[securityDraft]{
+				form: choice(nil, protocols.TolerateHostName, protocols.TolerateExpired, protocols.TolerateApplicationURI, protocols.TolerateRevocation),
+				hint: "write tolerate: [" + protocols.TolerateHostName + "]",
+				put:  func(s *securityDraft, v []string) { s.tolerate = v },
+			},
+		},
 	}}
+}
+
+// securityPolicy is a policy's name. Servers and their manuals write it with
+// hyphens, too.
+func securityPolicy() form[string] {
+	names := []string{"auto", "None", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Aes256_Sha256_RsaPss", "Basic256", "Basic128Rsa15"}
+	f := choice(nil, names...)
+	plain := f.parse
+	f.parse = func(s string) (string, error) {
+		return plain(strings.ReplaceAll(s, "-", "_"))
+	}
+	spelt := slices.Clone(names)
+	for _, n := range names {
+		if strings.Contains(n, "_") {
+			spelt = append(spelt, strings.ReplaceAll(n, "_", "-"))
+		}
+	}
+	f.spec = schema{"type": "string", "enum": spelt}
+	return f
 }
 
 func authTable() table[authDraft] {
 	return table[authDraft]{where: "auth", keys: []key[authDraft]{
 		{
-			name: "username", required: true,
-			doc: "The user name.",
-			val: as(numbered("a user name"), func(a *authDraft, v string) { a.username = v }),
+			name: "username",
+			doc:  "The user name.",
+			val:  as(numbered("a user name"), func(a *authDraft, v string) { a.username = v }),
 		},
 		{
-			name: "password", required: true,
-			doc: "The password; better as ${file:PATH} or ${env:NAME} than in this file.",
-			val: as(anyText(), func(a *authDraft, v string) { a.password = v }),
+			name: "password",
+			doc:  "The password; better as ${file:PATH} or ${env:NAME} than in this file.",
+			val:  as(anyText(), func(a *authDraft, v string) { a.password = v }),
 		},
-		later[authDraft]("cert"),
-		later[authDraft]("key"),
+		{
+			name: "cert",
+			doc:  "The user's certificate, to log in with instead of a name: a file (DER or PEM), relative to this file.",
+			val:  as(filled("a file"), func(a *authDraft, v string) { a.cert = v }),
+		},
+		{
+			name: "key",
+			doc:  "The key of the user's certificate: a file (PEM, without a passphrase), relative to this file.",
+			val:  as(filled("a file"), func(a *authDraft, v string) { a.key = v }),
+		},
 	}}
 }
+
+// words is a list of words, each of the form, none of them twice.
+type words[T any] struct {
+	form form[string]
+	hint string
+	put  func(*T, []string)
+}
+
+func (w words[T]) read(l *loader, name string, n *node, t *T) {
+	if n.kind != listNode {
+		l.problem(n.pos, "%s: expected a list, got %s; %s", name, n.describe(), w.hint)
+		return
+	}
+	var all []string
+	one := as(w.form, func(all *[]string, v string) { *all = append(*all, v) })
+	for _, item := range n.items {
+		before := len(all)
+		one.read(l, name, item, &all)
+		if len(all) > before && slices.Contains(all[:before], all[before]) {
+			all = all[:before]
+		}
+	}
+	w.put(t, all)
+}
+
+func (w words[T]) schema() schema { return schema{"type": "array", "items": w.form.schema()} }

@@ -71,8 +71,8 @@ type Memory interface {
 type Adviser interface {
 	Bus
 	// Advice returns what was learnt of d and has not been heeded, each piece a
-	// sentence for people. It changes only with a scan whose result says
-	// Learnt.
+	// sentence for people. It changes only with Connect, and with a scan whose
+	// result says Learnt.
 	Advice(d *Device) []string
 }
 
@@ -142,6 +142,16 @@ type Subscriber interface {
 	Reports() <-chan Report
 }
 
+// Ranger is a Subscriber whose devices know the ranges of some values: a
+// deadband in percent is then one of the range.
+type Ranger interface {
+	Subscriber
+	// Bands returns the sizes of such deadbands of d, in the tags' own units and
+	// by their indexes; 0: every change goes out. They may change with
+	// Subscribe, and with a report of Monitoring.
+	Bands(d *Device) map[int]float64
+}
+
 // Report is what a subscription brought at one time.
 type Report struct {
 	Device   *Device
@@ -151,6 +161,10 @@ type Report struct {
 	// the device's own memory now. They are in the order of their source
 	// times; newer ones of the same tags may have been reported already.
 	History bool
+	// Resumed are tags whose subscription has outlived a break of the
+	// connection: what was reported of them before it holds again, until newer
+	// readings follow. There are none in the same report.
+	Resumed []int32
 	// Monitoring, where it has changed, is how many of the tags are watched.
 	Monitoring *Monitoring
 	// Lost is how many values, at the least, were dropped on their way to us

@@ -98,6 +98,9 @@ func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		Advice: d.Advice, ScanHistogram: histogram(&d.ScanDuration), StartDelay: histogram(&d.StartDelay),
 	}
+	if m := d.Monitoring; m != nil {
+		out.Monitored = &m.Monitored
+	}
 	if cfg.Driver == "modbus" {
 		out.Unit = &cfg.Modbus.Unit
 	}

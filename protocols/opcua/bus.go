@@ -19,17 +19,23 @@ type bus struct {
 	log    *slog.Logger
 	conf   *connConf
 
-	session *session // nil: not connected
+	session  *session  // nil: not connected
+	survivor *survivor // what the connection before left behind; nil: nothing
+	// subscribed are the devices that Subscribe was called for: a second time is
+	// after a break.
+	subscribed map[*protocols.Device]bool
+	unsent     []protocols.Report // from before the break, for the next publisher
 	// generation counts the sessions: scans and subscriptions made for another
 	// one must be made anew.
 	generation uint64
 	reports    chan protocols.Report
 	stats      counters
+	notes      []string // of the last session's security
 }
 
 // counters are what a bus counts; they outlive its connections.
 type counters struct {
-	overflows, missing atomic.Uint64
+	overflows, missing, misses atomic.Uint64
 }
 
 // Stats is what a bus knows of notifications that never arrived.
@@ -44,8 +50,9 @@ type Stats struct {
 func newBus(d *Driver, conf *connConf) *bus {
 	return &bus{
 		driver: d, conf: conf,
-		log:     d.o.Log.With(slog.String("endpoint", conf.url.Host)),
-		reports: make(chan protocols.Report, reportsRoom),
+		log:        d.o.Log.With(slog.String("endpoint", conf.url.Host)),
+		subscribed: make(map[*protocols.Device]bool),
+		reports:    make(chan protocols.Report, reportsRoom),
 	}
 }
 
@@ -53,6 +60,32 @@ func newBus(d *Driver, conf *connConf) *bus {
 // goroutine.
 func (b *bus) Stats() Stats {
 	return Stats{Overflows: b.stats.overflows.Load(), Missing: b.stats.missing.Load()}
+}
+
+// keepUnsent keeps what a session that was closed had received.
+func (b *bus) keepUnsent(s *session) {
+	if s.pub == nil {
+		return
+	}
+	var v survivor
+	s.pub.survive(&v)
+	for _, sub := range v.subs {
+		s.pub.abandon(sub)
+	}
+}
+
+// flushUnsent puts into the queue of reports what had no room there, as far as
+// it has now.
+func (b *bus) flushUnsent() {
+	for len(b.unsent) > 0 {
+		select {
+		case b.reports <- b.unsent[0]:
+			b.unsent = b.unsent[1:]
+		default:
+			return
+		}
+	}
+	b.unsent = nil
 }
 
 // Connect makes a session, after closing the one there was.
@@ -69,23 +102,48 @@ func (b *bus) Connect(ctx context.Context) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, b.conf.timeout)
 	defer cancel()
-	s, err := b.driver.openSession(ctx, b.conf)
+	s, err := b.driver.openSession(ctx, b.conf, b.survivor)
 	if err != nil {
 		return b.explain("connecting", err)
 	}
+	s.logLimits(b.log)
 	b.session = s
+	b.notes = s.notes
 	b.generation++
+	old := b.survivor
+	b.survivor = nil
+	if old == nil && len(b.unsent) > 0 {
+		old = &survivor{}
+	}
+	if old != nil {
+		b.takeUp(ctx, s, old)
+	}
 	return nil
 }
 
-// Close ends the session, if there is one.
+// Close ends the session, if there is one. One whose connection has broken is
+// kept for the next Connect. What was received and had no room in the queue of
+// reports goes there; closing again brings the rest.
 func (b *bus) Close() error {
 	if b.session == nil {
+		b.flushUnsent()
 		return nil
 	}
-	b.session.close()
+	s := b.session
 	b.session = nil
+	broken := s.broken.Load()
+	if broken {
+		s.cut()
+	} else {
+		broken = !s.close()
+	}
+	if broken {
+		b.survivor = s.survive(b.survivor)
+	} else {
+		b.keepUnsent(s)
+	}
 	b.dropErrors()
+	b.flushUnsent()
 	return nil
 }
 

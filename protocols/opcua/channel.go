@@ -38,19 +38,19 @@ type channel struct {
 
 // openChannel connects to u and opens a channel with what cfg says about
 // security. It keeps cfg: gopcua writes into it.
-func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time.Duration) (*channel, error) {
+func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout, lifetime time.Duration) (*channel, error) {
 	conn, err := hello(ctx, u)
 	if err != nil {
 		return nil, err
 	}
-	cfg.Lifetime = uint32(channelLifetime / time.Millisecond)
+	cfg.Lifetime = uint32(lifetime / time.Millisecond)
 	cfg.RequestTimeout = timeout
 	c := &channel{conn: conn, timeout: timeout, errs: make(chan error, 16)}
 	c.sc, err = newSecureChannel(u.String(), conn, cfg, c.errs)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
-	if err := c.sc.Open(ctx); err != nil {
+	if err := guarded(func() error { return c.sc.Open(ctx) }); err != nil {
 		err = c.because(err)
 		c.close()
 		return nil, err
@@ -62,8 +62,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout time
 // server's receive buffer for the size of what the server may send, and
 // breaks off when a server with a small receive buffer sends a large chunk.
 func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
-	var dialer net.Dialer
-	nc, err := dialer.DialContext(ctx, "tcp", u.Host)
+	nc, err := dial(ctx, u.Host)
 	if err != nil {
 		return nil, err
 	}
@@ -136,14 +135,31 @@ func (c *channel) because(err error) error {
 // error too: its ua.StatusCode.
 func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID, timeout time.Duration) (ua.Response, error) {
 	var res ua.Response
-	err := c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
-		res = r
-		return nil
+	err := guarded(func() error {
+		return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
+			res = r
+			return nil
+		})
 	})
 	if err != nil {
 		return nil, c.because(err)
 	}
 	return res, nil
+}
+
+// errPanicked is behind what gopcua stumbled over.
+var errPanicked = errors.New("the server said something that the OPC UA library could not take")
+
+// guarded calls into gopcua, which takes much of what a server says for
+// granted. (What its reader stumbles over, in a goroutine of its own, cannot
+// be caught here.)
+func guarded(call func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("%w: %v", errPanicked, p)
+		}
+	}()
+	return call()
 }
 
 // closeGrace is how long saying goodbye may take.

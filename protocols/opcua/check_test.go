@@ -26,11 +26,15 @@ func TestCheck(t *testing.T) {
 		"host":          {func(d *protocols.Device) { d.Endpoint = "opc.tcp://:4840" }, -1, "endpoint", "wants a host"},
 		"user in URL":   {func(d *protocols.Device) { d.Endpoint = "opc.tcp://me:geheim@h" }, -1, "endpoint", "under auth"},
 		"URL":           {func(d *protocols.Device) { d.Endpoint = "opc.tcp://h:port" }, -1, "endpoint", "no URL"},
-		"policy":        {func(d *protocols.Device) { d.OPCUA.SecurityPolicy = "Basic256" }, -1, "security.policy", "Basic256Sha256"},
+		"policy":        {func(d *protocols.Device) { d.OPCUA.SecurityPolicy = "Basic512" }, -1, "security.policy", "Basic256Sha256"},
 		"mode":          {func(d *protocols.Device) { d.OPCUA.SecurityMode = "Encrypt" }, -1, "security.mode", "SignAndEncrypt"},
 		"None and Sign": {func(d *protocols.Device) { d.OPCUA.SecurityMode = "Sign" }, -1, "security.mode", "policy None"},
 		"auto and None": {func(d *protocols.Device) { d.OPCUA.SecurityPolicy, d.OPCUA.SecurityMode = "auto", "None" }, -1, "security.mode", "policy: None"},
-		"password":      {func(d *protocols.Device) { d.OPCUA.Password = "geheim" }, -1, "auth.username", "no user name"},
+		"password":      {func(d *protocols.Device) { d.OPCUA.Password = "geheim" }, -1, "auth.password", "no user name"},
+		"two users":     {func(d *protocols.Device) { d.OPCUA.Username, d.OPCUA.UserCert, d.OPCUA.UserKey = "u", "c", "k" }, -1, "auth.cert", "one of the two"},
+		"no key":        {func(d *protocols.Device) { d.OPCUA.UserCert = "c" }, -1, "auth.cert", "auth.key"},
+		"no cert":       {func(d *protocols.Device) { d.OPCUA.UserKey = "k" }, -1, "auth.key", "auth.cert"},
+		"tolerate":      {func(d *protocols.Device) { d.OPCUA.Tolerate = []string{"all"} }, -1, "security.tolerate", "host_name"},
 		"address":       {func(d *protocols.Device) { d.Tags[1].Address = "holding:1" }, 1, "address", "ns=2;s=Line1.Speed"},
 		"type":          {func(d *protocols.Device) { d.Tags[0].Type = "int16" }, 0, "type", "server says the type"},
 		"order":         {func(d *protocols.Device) { d.Tags[0].Order = protocols.CDAB }, 0, "order", "no byte order"},
@@ -61,6 +65,11 @@ func TestBusKey(t *testing.T) {
 	if drv.BusKey(a) == drv.BusKey(b) || strings.Contains(drv.BusKey(b), "geheim") {
 		t.Errorf("%s and %s", drv.BusKey(a), drv.BusKey(b))
 	}
+	a.OPCUA.UserCert, b.OPCUA = "one.der", a.OPCUA
+	b.OPCUA.UserCert = "two.der"
+	if drv.BusKey(a) == drv.BusKey(b) {
+		t.Errorf("two users, one key: %s", drv.BusKey(a))
+	}
 }
 
 func TestRequests(t *testing.T) {
@@ -75,8 +84,8 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// TestIdentity looks at the certificate that is made at the first connection,
-// by a gateway whose clock has not been set.
+// TestIdentity looks at the certificate that is made at the first start, by a
+// gateway whose clock has not been set.
 func TestIdentity(t *testing.T) {
 	t.Parallel()
 	id, err := opcuatest.NewIdentity("s")

@@ -12,9 +12,17 @@
 // connection is reported, and the loop above closes and connects again, with
 // everything made anew.
 //
-// The server's certificate must be in the trust list whenever the channel is
-// signed or encrypted. Policy None, which a user must write down, means that the
-// server's identity is not checked; a password is encrypted all the same.
+// The server's certificate is verified whenever the channel is signed or
+// encrypted (Part 4, 6.1.3): it, or an authority above it, must be in the trust
+// list (pki.go, chain.go), and it must be valid, not revoked, and for this host
+// and this application (verify.go), unless the configuration tolerates that it
+// is not. While a session stands, its certificate is looked up again every half
+// minute (trustwatch.go). Policy None, which a user must write down, means that
+// the server's identity is not checked; a password is encrypted all the same.
+//
+// gopcua reads from the connection in a goroutine of its own, which a malformed
+// chunk may make panic; nothing here can catch that. What it does for a request
+// of ours is guarded (channel.go).
 //
 // A reading's source time is the server's SourceTimestamp, or its
 // ServerTimestamp where it gives no other.

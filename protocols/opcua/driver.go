@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,8 +23,8 @@ type Options struct {
 	// Now is the wall clock that readings and certificates are dated by. Nil: time.Now.
 	Now func() time.Time
 	// PKIDir is the directory for certificates. The driver's own certificate
-	// and key are kept in its folder "own", and made there when they are first
-	// needed. Devices without a trust directory of their own use its folder
+	// and key are kept in its folder "own", and made there when the first bus
+	// with security is opened. Devices without a trust directory of their own use its folder
 	// "trusted". Empty: "pki".
 	PKIDir string
 	// ApplicationName is what servers show for this gateway's sessions, and
@@ -39,6 +40,10 @@ type Options struct {
 type Driver struct {
 	o       Options
 	symbols symbols
+	// These differ in tests only.
+	trustLook  time.Duration // see the constant
+	retryEvery time.Duration // see retryInterval
+	lifetime   time.Duration // see channelLifetime
 
 	mu  sync.Mutex
 	own *identity // nil until it is needed
@@ -48,6 +53,8 @@ var (
 	_ protocols.Driver     = (*Driver)(nil)
 	_ protocols.Planner    = (*Driver)(nil)
 	_ protocols.Subscriber = (*bus)(nil)
+	_ protocols.Adviser    = (*bus)(nil)
+	_ protocols.Ranger     = (*bus)(nil)
 )
 
 // New returns a driver. It touches neither disk nor network.
@@ -67,26 +74,40 @@ func New(o Options) *Driver {
 	if o.ApplicationURI == "" {
 		o.ApplicationURI = "urn:millrace:" + o.ApplicationName
 	}
-	return &Driver{o: o, symbols: newSymbols()}
+	return &Driver{o: o, symbols: newSymbols(), trustLook: trustLook}
 }
 
 // identity returns the driver's certificate and key, which it makes if they
-// do not exist.
+// do not exist. Files that were changed are read again.
 func (d *Driver) identity() (*identity, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.own != nil {
+	dir := filepath.Join(d.o.PKIDir, "own")
+	if d.own != nil && d.own.stamp == ownStamp(dir) {
 		return d.own, nil
 	}
-	own, err := loadIdentity(filepath.Join(d.o.PKIDir, "own"), d.o.ApplicationName, d.o.ApplicationURI, d.o.Now())
+	own, err := loadIdentity(dir, d.o.ApplicationName, d.o.ApplicationURI, d.o.Now())
 	if err != nil {
 		return nil, fmt.Errorf("this gateway's own certificate: %w", err)
+	}
+	if own.fresh {
+		s1, _ := fingerprints(own.leaf.Raw)
+		d.o.Log.Info("this gateway's own certificate was made: servers are to trust it", "file", own.path, "sha1", s1, "application", own.uri)
 	}
 	d.own = own
 	return own, nil
 }
 
-func (d *Driver) certPath() string { return filepath.Join(d.o.PKIDir, "own", certName) }
+// ownText names our certificate for those who are to trust it on a server.
+func (d *Driver) ownText() string {
+	own, err := d.identity()
+	if err != nil {
+		return ownCertPath(filepath.Join(d.o.PKIDir, "own"))
+	}
+	s1, _ := fingerprints(own.leaf.Raw)
+	text := fmt.Sprintf("%s (%s, SHA-1 %s)", own.path, own.uri, s1)
+	return strings.Join(append([]string{text}, own.notes(d.o.Now())...), "; ")
+}
 
 // applicationURI must be the certificate's, where a certificate is shown.
 func (d *Driver) applicationURI(secure bool) string {
@@ -108,12 +129,37 @@ func (d *Driver) Check(dev *protocols.Device) []*protocols.FieldError {
 		found = append(found, err)
 	}
 	if dev.OPCUA.Username == "" && dev.OPCUA.Password != "" {
-		found = append(found, &protocols.FieldError{Tag: -1, Field: "auth.username", Text: "there is a password but no user name; give both, or neither for an anonymous session"})
+		found = append(found, &protocols.FieldError{Tag: -1, Field: "auth.password", Text: "there is a password but no user name; give both, or neither for an anonymous session"})
+	}
+	if wrong := checkUser(&dev.OPCUA); wrong != nil {
+		found = append(found, wrong)
+	}
+	for _, word := range dev.OPCUA.Tolerate {
+		if !slices.Contains(tolerable(), word) {
+			found = append(found, &protocols.FieldError{Tag: -1, Field: "security.tolerate", Text: fmt.Sprintf("%q cannot be tolerated; there are: %s", word, strings.Join(tolerable(), ", "))})
+		}
 	}
 	for i := range dev.Tags {
 		found = append(found, checkTag(i, &dev.Tags[i])...)
 	}
 	return found
+}
+
+// tolerable are the words of security.tolerate.
+func tolerable() []string {
+	return []string{protocols.TolerateHostName, protocols.TolerateExpired, protocols.TolerateApplicationURI, protocols.TolerateRevocation}
+}
+
+func checkUser(o *protocols.OPCUAOptions) *protocols.FieldError {
+	switch {
+	case o.Username != "" && o.UserCert != "":
+		return &protocols.FieldError{Tag: -1, Field: "auth.cert", Text: "there is a user name too; log in with one of the two"}
+	case o.UserCert != "" && o.UserKey == "":
+		return &protocols.FieldError{Tag: -1, Field: "auth.cert", Text: "a certificate needs its key; give auth.key"}
+	case o.UserKey != "" && o.UserCert == "":
+		return &protocols.FieldError{Tag: -1, Field: "auth.key", Text: "a key needs its certificate; give auth.cert"}
+	}
+	return nil
 }
 
 func checkTag(i int, t *protocols.Tag) []*protocols.FieldError {
@@ -141,7 +187,11 @@ func (d *Driver) BusKey(dev *protocols.Device) string {
 	}
 	// The password is not part of the key, which may be logged: one user has
 	// one password.
-	return strings.Join([]string{"opcua", endpoint, strings.ToLower(o.SecurityPolicy), o.SecurityMode, o.Username, o.Trust}, "|")
+	parts := []string{"opcua", endpoint, strings.ToLower(o.SecurityPolicy), o.SecurityMode, o.Username, o.Trust}
+	if o.UserCert != "" || len(o.Tolerate) > 0 {
+		parts = append(parts, o.UserCert, strings.Join(slices.Sorted(slices.Values(o.Tolerate)), ","))
+	}
+	return strings.Join(parts, "|")
 }
 
 // Open makes the bus for devices with one bus key. It does not connect.
@@ -152,6 +202,13 @@ func (d *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 	conf, err := d.connConf(devices)
 	if err != nil {
 		return nil, err
+	}
+	if sec := conf.security.policy; sec != policyNone {
+		// Here and not at the first connection: whoever runs the servers can be
+		// told of it before they are there. A failure is said when it matters.
+		if _, err := d.identity(); err != nil {
+			d.o.Log.Warn("connections with security will fail", "because", err)
+		}
 	}
 	return newBus(d, conf), nil
 }
@@ -171,11 +228,19 @@ func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {
 		trusted = filepath.Join(d.o.PKIDir, "trusted")
 	}
 	conf := &connConf{
-		url: u, security: sec, username: first.OPCUA.Username, password: first.OPCUA.Password,
-		trust: newTrustList(trusted), sessionTimeout: minSessionTimeout,
+		url: u, security: sec,
+		user:  user{name: first.OPCUA.Username, password: first.OPCUA.Password, cert: first.OPCUA.UserCert, key: first.OPCUA.UserKey},
+		trust: newTrustList(trusted), tolerate: first.OPCUA.Tolerate, trustLook: d.trustLook, device: first.ID,
+		sessionTimeout: minSessionTimeout, lifetime: d.lifetime,
 	}
 	for _, dev := range devices {
 		conf.timeout = max(conf.timeout, dev.Timeout)
+		if n := dev.OPCUA.MaxPerCall; n > 0 && (conf.maxPerCall == 0 || n < conf.maxPerCall) {
+			conf.maxPerCall = n
+		}
+		if p := dev.OPCUA.Profile; p != "" && p != profileAuto {
+			conf.profile = p
+		}
 		conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Interval)
 		for i := range dev.Tags {
 			conf.sessionTimeout = max(conf.sessionTimeout, 3*dev.Tags[i].Interval)

@@ -99,15 +99,19 @@ func read(tb testing.TB, b protocols.Bus, d *protocols.Device) ([]protocols.Read
 	return out, s.Read(context.Background(), out)
 }
 
-// next waits for a report.
+// next waits for a report with readings, or an error.
 func next(tb testing.TB, b protocols.Subscriber, within time.Duration) protocols.Report {
 	tb.Helper()
-	select {
-	case r := <-b.Reports():
-		return r
-	case <-time.After(within):
-		tb.Fatalf("no report within %s", within)
-		panic("unreachable")
+	end := time.After(within)
+	for {
+		select {
+		case r := <-b.Reports():
+			if r.Err != nil || len(r.Readings) > 0 {
+				return r
+			}
+		case <-end:
+			tb.Fatalf("no report within %s", within)
+		}
 	}
 }
 

@@ -1,7 +1,6 @@
 package opcua
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -18,10 +17,16 @@ import (
 const defaultPort = "4840"
 
 // policies are the security policies that can be asked for, the strongest
-// first. The two older ones are broken (SHA-1 signatures) and not offered.
+// first. The last two are deprecated (Part 7, 6.6.163 ff.): they rest on SHA-1.
 func policies() []string {
-	return []string{"Aes256_Sha256_RsaPss", "Basic256Sha256", "Aes128_Sha256_RsaOaep"}
+	return []string{"Aes256_Sha256_RsaPss", "Basic256Sha256", "Aes128_Sha256_RsaOaep", "Basic256", "Basic128Rsa15"}
 }
+
+// deprecated says that a policy is used only where a server has no better.
+func deprecated(policy string) bool { return policy == "Basic256" || policy == "Basic128Rsa15" }
+
+// policyName cuts what all names of policies begin with off a URI.
+func policyName(uri string) string { return strings.TrimPrefix(uri, ua.SecurityPolicyURIPrefix) }
 
 const (
 	policyNone = "None"
@@ -104,6 +109,9 @@ func parseEndpoint(endpoint string) (*url.URL, error) {
 	return u, nil
 }
 
+// errNotOffered is behind every choice that came to nothing.
+var errNotOffered = errors.New("the server does not offer")
+
 // choose picks, from what the server offers, the endpoint to connect to.
 func (s security) choose(offered []*ua.EndpointDescription, at *url.URL) (*ua.EndpointDescription, error) {
 	var best *ua.EndpointDescription
@@ -117,17 +125,22 @@ func (s security) choose(offered []*ua.EndpointDescription, at *url.URL) (*ua.En
 		}
 	}
 	if best == nil {
-		return nil, fmt.Errorf("the server does not offer security policy %s%s; it offers: %s", s.policy, s.modeText(), offers(offered))
+		what := "security policy " + s.policy
+		if s.policy == policyAuto {
+			what = "a security policy that can be used" // auto is never None
+		}
+		return nil, fmt.Errorf("%w %s%s; it offers: %s; name one of these in security.policy, or have the server offer another", errNotOffered, what, s.modeText(), offers(offered))
 	}
 	return best, nil
 }
 
-// rank is how well an endpoint fits; -1: not at all. The policy counts first,
-// by our own order: the list comes unauthenticated, and so does its
-// SecurityLevel. Then the mode, then whether the address is ours, for
-// servers that list one endpoint per network card.
+// rank is how well an endpoint fits; -1: not at all. What is deprecated comes
+// last, encrypting before signing alone, then the policies by our own order:
+// the list comes unauthenticated, and so does its SecurityLevel. Last counts
+// whether the address is ours, for servers that list one endpoint per network
+// card.
 func (s security) rank(e *ua.EndpointDescription, at *url.URL) int {
-	policy := strings.TrimPrefix(e.SecurityPolicyURI, ua.SecurityPolicyURIPrefix)
+	policy := policyName(e.SecurityPolicyURI)
 	strength := 0
 	switch {
 	case policy == policyNone:
@@ -142,12 +155,21 @@ func (s security) rank(e *ua.EndpointDescription, at *url.URL) int {
 			return -1
 		}
 		strength = len(policies()) - i
+		if !deprecated(policy) {
+			strength += 100
+		}
+		if e.SecurityMode == ua.MessageSecurityModeSignAndEncrypt {
+			strength += 10
+		}
+		if e.SecurityMode != ua.MessageSecurityModeSign && e.SecurityMode != ua.MessageSecurityModeSignAndEncrypt {
+			return -1 // a policy that neither signs nor encrypts: some tool's mistake
+		}
 	}
 	if s.mode != ua.MessageSecurityModeInvalid && e.SecurityMode != s.mode {
 		return -1
 	}
 	// Only the last digit is the address's.
-	rank := strength*100 + int(e.SecurityMode)*10
+	rank := strength * 10
 	if u, err := url.Parse(e.EndpointURL); err == nil {
 		if u.Host == at.Host {
 			rank += 4
@@ -192,53 +214,4 @@ func offers(list []*ua.EndpointDescription) string {
 		return "nothing"
 	}
 	return strings.Join(names[:min(len(names), 20)], ", ")
-}
-
-// login is how the session is told who we are.
-type login struct {
-	policyID string // the server's name for the kind of token
-	policy   string // URI of the security policy that the password is encrypted with
-}
-
-var (
-	errNoAnonymous = errors.New("the server does not accept anonymous sessions; give auth: {username: …, password: …}")
-	errNoUsername  = errors.New("the server does not accept a user name at this security policy; leave auth out, or ask the one who runs the server")
-	errClearText   = errors.New("the password would go out unencrypted, so it was not sent; take security: {policy: Basic256Sha256, mode: SignAndEncrypt}, or have the server encrypt user names")
-)
-
-// chooseLogin picks the kind of user token. A password never goes out in
-// clear: either its token has a policy of its own, or the channel encrypts.
-func chooseLogin(e *ua.EndpointDescription, username string) (login, error) {
-	want, missing := ua.UserTokenTypeAnonymous, errNoAnonymous
-	if username != "" {
-		want, missing = ua.UserTokenTypeUserName, errNoUsername
-	}
-	var fitting []login
-	for _, t := range e.UserIdentityTokens {
-		if t != nil && t.TokenType == want {
-			// Part 4, 7.41: an empty policy means the channel's.
-			fitting = append(fitting, login{policyID: t.PolicyID, policy: cmp.Or(t.SecurityPolicyURI, e.SecurityPolicyURI)})
-		}
-	}
-	if len(fitting) == 0 {
-		return login{}, missing
-	}
-	if username == "" {
-		return fitting[0], nil
-	}
-	strongest := slices.MaxFunc(fitting, func(a, b login) int { return cmp.Compare(a.strength(), b.strength()) })
-	if strongest.strength() == 0 && e.SecurityMode != ua.MessageSecurityModeSignAndEncrypt {
-		return login{}, errClearText
-	}
-	return strongest, nil
-}
-
-// strength is 0 where the password would not be encrypted by itself, or not
-// by a policy we can use.
-func (l login) strength() int {
-	i := slices.Index(policies(), strings.TrimPrefix(l.policy, ua.SecurityPolicyURIPrefix))
-	if i < 0 {
-		return 0
-	}
-	return len(policies()) - i
 }

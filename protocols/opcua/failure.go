@@ -28,17 +28,19 @@ func (b *bus) classify(err error) (protocols.ErrorKind, protocols.Reason, string
 	var (
 		status    ua.StatusCode
 		untrusted *untrustedError
+		cert      *certError
+		user      *userError
 		dns       *net.DNSError
 		netErr    net.Error
 		timeout   = fmt.Sprintf("no answer within %s; check the address and the network, or raise the device's timeout", b.conf.timeout)
 	)
 	switch {
-	case errors.As(err, &untrusted), errors.Is(err, errNoAnonymous), errors.Is(err, errNoUsername), errors.Is(err, errClearText), errors.Is(err, errUnproven), errors.Is(err, errDowngraded):
+	case errors.As(err, &untrusted), errors.As(err, &cert), errors.As(err, &user), isRefusal(err):
 		return protocols.KindUntrusted, protocols.Offline, err.Error()
-	case errors.Is(err, errBroken):
+	case errors.Is(err, errBroken), errors.Is(err, errPanicked):
 		return protocols.KindNotConnected, protocols.Malformed, err.Error()
 	case errors.Is(err, errShutOut):
-		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server closed the connection when the secure channel was opened; it may not trust this gateway: on the server, mark %s as trusted", b.driver.certPath())
+		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server closed the connection when the secure channel was opened; it may not trust this gateway: on the server, mark its certificate as trusted: %s", b.driver.ownText())
 	case errors.Is(err, context.Canceled):
 		return protocols.KindNotConnected, protocols.Offline, "stopped"
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded):
@@ -57,6 +59,32 @@ func (b *bus) classify(err error) (protocols.ErrorKind, protocols.Reason, string
 	return protocols.KindMalformed, protocols.Malformed, err.Error()
 }
 
+// isRefusal says that we ourselves would not go on.
+func isRefusal(err error) bool {
+	for _, known := range []error{errNotOffered, errNoAnonymous, errNoUsername, errNoUserCert, errClearText, errUnsigned, errUnproven, errDowngraded} {
+		if errors.Is(err, known) {
+			return true
+		}
+	}
+	return false
+}
+
+// refused says that the server does not let the user in.
+func (u user) refused(symbol string) string {
+	switch {
+	case u.cert != "":
+		s1 := ""
+		if leaf, _, err := loadUser(u.cert, u.key); err == nil {
+			s1, _ = fingerprints(leaf.Raw)
+			s1 = ", SHA-1 " + s1
+		}
+		return fmt.Sprintf("the server refuses the user's certificate %s%s (%s); on the server, mark it as trusted for users, and check the user's rights", u.cert, s1, symbol)
+	case u.name != "":
+		return fmt.Sprintf("the server refuses user %q (%s); check auth.username and auth.password, and the user's rights on the server", u.name, symbol)
+	}
+	return fmt.Sprintf("the server refuses an anonymous session (%s); give auth: {username: …, password: …} or auth: {cert: …, key: …}, or have the server allow it", symbol)
+}
+
 func (b *bus) classifyStatus(status ua.StatusCode, timeout string) (protocols.ErrorKind, protocols.Reason, string) {
 	t := b.driver.symbols
 	said := "the server answered " + t.statusText(status)
@@ -64,20 +92,20 @@ func (b *bus) classifyStatus(status ua.StatusCode, timeout string) (protocols.Er
 	case ua.StatusBadTimeout:
 		return protocols.KindTimeout, protocols.Timeout, timeout
 	case ua.StatusBadUserAccessDenied, ua.StatusBadIdentityTokenRejected, ua.StatusBadIdentityTokenInvalid, ua.StatusBadUserSignatureInvalid:
-		who := "an anonymous session"
-		if b.conf.username != "" {
-			who = fmt.Sprintf("user %q", b.conf.username)
-		}
-		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server refuses %s (%s); check auth.username and auth.password, and the user's rights on the server", who, t.symbol(status))
+		return protocols.KindUntrusted, protocols.Offline, b.conf.user.refused(string(t.symbol(status)))
 	case ua.StatusBadSecurityChecksFailed, ua.StatusBadCertificateUntrusted, ua.StatusBadCertificateInvalid, ua.StatusBadCertificateTimeInvalid,
 		ua.StatusBadCertificateURIInvalid, ua.StatusBadCertificateUseNotAllowed, ua.StatusBadCertificateHostNameInvalid,
 		ua.StatusBadCertificateChainIncomplete, ua.StatusBadCertificateRevoked, ua.StatusBadCertificateIssuerRevoked:
-		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server does not accept this gateway's certificate (%s); on the server, mark %s as trusted", t.symbol(status), b.driver.certPath())
+		return protocols.KindUntrusted, protocols.Offline, fmt.Sprintf("the server does not accept this gateway's certificate (%s); on the server, mark it as trusted: %s", t.symbol(status), b.driver.ownText())
+	case ua.StatusBadTooManySessions:
+		return protocols.KindNotConnected, protocols.Offline, fmt.Sprintf("the server has no session left (%s): close other clients of it, wait a minute for sessions that were not closed, or raise its limit of sessions", t.symbol(status))
+	case ua.StatusBadTooManySubscriptions:
+		return protocols.KindRefused, t.reason(status), fmt.Sprintf("the server has no subscription left (%s): give more tags the same interval, close other clients of it, or take mode: poll for some devices", t.symbol(status))
 	case ua.StatusBadSessionIDInvalid, ua.StatusBadSessionClosed, ua.StatusBadSessionNotActivated,
 		ua.StatusBadSecureChannelIDInvalid, ua.StatusBadSecureChannelClosed, ua.StatusBadSecureChannelTokenUnknown, ua.StatusBadTCPSecureChannelUnknown,
 		ua.StatusBadConnectionClosed, ua.StatusBadConnectionRejected, ua.StatusBadNotConnected, ua.StatusBadServerNotConnected,
 		ua.StatusBadShutdown, ua.StatusBadServerHalted, ua.StatusBadCommunicationError, ua.StatusBadNoSubscription, ua.StatusBadSubscriptionIDInvalid,
-		ua.StatusBadTooManySessions, ua.StatusBadTCPServerTooBusy, ua.StatusBadTCPNotEnoughResources:
+		ua.StatusBadTCPServerTooBusy, ua.StatusBadTCPNotEnoughResources:
 		return protocols.KindNotConnected, protocols.Offline, said
 	case ua.StatusBadDecodingError, ua.StatusBadEncodingLimitsExceeded:
 		return protocols.KindMalformed, protocols.Malformed, said

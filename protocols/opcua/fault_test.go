@@ -166,6 +166,7 @@ func TestReconnectsLeakNothing(t *testing.T) {
 		if err := b.Subscribe(context.Background(), d, allTags(d)); err != nil {
 			t.Fatal(err)
 		}
+		set(t, srv, int32(i+2)) // a subscription that goes on says only what is new
 		if r := next(t, b, 5*time.Second); r.Err != nil {
 			t.Fatal(r.Err)
 		}
@@ -190,7 +191,7 @@ func TestSeveralValues(t *testing.T) {
 	srv := newServer(t, opcuatest.Options{Nodes: []opcuatest.Node{{NodeID: "ns=2;s=v"}, {NodeID: "ns=2;s=w"}}})
 	set(t, srv, int32(0))
 	d := device(srv.Endpoint(), "ns=2;s=w", "ns=2;s=v")
-	d.Interval = 200 * time.Millisecond
+	d.Interval, d.OPCUA.Queue = 200*time.Millisecond, 10
 	b := open(t, driver(t), d)
 	connect(t, b)
 	if err := b.Subscribe(context.Background(), d, allTags(d)); err != nil {

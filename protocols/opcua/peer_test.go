@@ -2,6 +2,7 @@ package opcua_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -287,8 +288,12 @@ func TestPeerRestart(t *testing.T) {
 	srv := startPeer(t, 0)
 	d := device(srv.Endpoint(), "ns=2;s=Counter")
 	b := open(t, driver(t), d)
+	value := 0
 	resume := func() {
 		t.Helper()
+		// A subscription that goes on says only what is new.
+		value++
+		command(t, srv, fmt.Sprintf("set Counter %d", value))
 		deadline := time.Now().Add(patience)
 		for b.Connect(context.Background()) != nil {
 			if time.Now().After(deadline) {
@@ -328,7 +333,7 @@ func TestPeerRestart(t *testing.T) {
 	if err := b.Connect(context.Background()); protocols.KindOf(err) != protocols.KindNotConnected || !strings.Contains(err.Error(), "nothing listens there") {
 		t.Fatalf("connect to nobody: %v", err)
 	}
-	startPeer(t, srv.Port)
+	srv = startPeer(t, srv.Port)
 	resume()
 }
 

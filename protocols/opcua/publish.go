@@ -48,6 +48,10 @@ type publisher struct {
 	start   func() // starts the goroutines, once
 	failing sync.Once
 
+	// shaping is held while what is monitored changes on the server, by requests
+	// one after another.
+	shaping sync.Mutex
+
 	// making is held while a subscription is made: a response for it may
 	// arrive before the server has said its id. It guards subs.
 	making sync.Mutex
@@ -58,11 +62,20 @@ type publisher struct {
 	// as the one who makes a subscription also empties the reports.
 	deliver sync.Mutex
 	acks    []*ua.SubscriptionAcknowledgement
+	resumed []protocols.Report         // to be sent before all else
+	unsent  []protocols.Report         // that the connection's end left behind
 	gaps    map[*subscription]struct{} // those with messages that wait for an earlier one
 
 	began   time.Time
 	heard   atomic.Int64 // when anything came from the server, since began
 	blocked atomic.Bool  // the reports are full: nobody can tell whether the server is silent
+
+	made        atomic.Uint64 // counts the subscriptions, before and after each is made
+	wake        chan struct{} // there are subscriptions again
+	dirty       atomic.Bool   // what is monitored may have changed
+	told        map[*protocols.Device]protocols.Monitoring
+	perRead     int // nodes of one Read
+	noRepublish atomic.Bool
 }
 
 // message is one numbered NotificationMessage.
@@ -74,12 +87,21 @@ type message struct {
 func newPublisher(b *bus, s *session) *publisher {
 	// It outlives the call that makes it, up to the end of the session.
 	ctx, cancel := context.WithCancel(context.Background())
-	p := &publisher{bus: b, session: s, log: b.log, cancel: cancel, subs: make(map[uint32]*subscription), gaps: make(map[*subscription]struct{}), began: time.Now()}
+	p := &publisher{
+		bus: b, session: s, log: b.log, cancel: cancel, subs: make(map[uint32]*subscription), gaps: make(map[*subscription]struct{}), began: time.Now(),
+		wake: make(chan struct{}, publishers), told: make(map[*protocols.Device]protocols.Monitoring), perRead: maxNodesPerRead,
+	}
+	if s != nil {
+		p.perRead = s.limits.perRead
+	}
 	p.start = sync.OnceFunc(func() {
-		for i := range publishers {
-			p.wg.Go(func() { p.publish(ctx, i) })
-		}
-		p.wg.Go(func() { p.watch(ctx) })
+		p.wg.Go(func() {
+			p.begin(ctx)
+			for i := range publishers {
+				p.wg.Go(func() { p.publish(ctx, i) })
+			}
+			p.watch(ctx)
+		})
 	})
 	return p
 }
@@ -88,8 +110,12 @@ func (p *publisher) wait() { p.wg.Wait() }
 
 // add makes a subscription on the server and begins to listen to it.
 func (p *publisher) add(ctx context.Context, sub *subscription, interval time.Duration) error {
+	p.shaping.Lock()
+	defer p.shaping.Unlock()
 	p.making.Lock()
 	defer p.making.Unlock()
+	p.made.Add(1)
+	defer p.made.Add(1)
 	if err := p.create(ctx, sub, interval); err != nil {
 		if sub.id != 0 {
 			// Half of it is worse than none; if this fails too, the loop above
@@ -105,7 +131,14 @@ func (p *publisher) add(ctx context.Context, sub *subscription, interval time.Du
 	sub.heard.Store(now)
 	p.heard.Store(now)
 	p.subs[sub.id] = sub
+	p.dirty.Store(true)
 	p.start()
+	for range publishers {
+		select {
+		case p.wake <- struct{}{}:
+		default:
+		}
+	}
 	return nil
 }
 
@@ -115,11 +148,16 @@ func (p *publisher) now() int64 { return int64(time.Since(p.began)) }
 // that do so.
 func (p *publisher) publish(ctx context.Context, who int) {
 	for ctx.Err() == nil {
-		res, err := answer[*ua.PublishResponse](p.session.ch.request(ctx, p.request(), p.session.token, publishTimeout))
+		made := p.made.Load()
+		req := p.request()
+		res, err := answer[*ua.PublishResponse](p.session.ch.request(ctx, req, p.session.token, publishTimeout))
 		at := p.bus.driver.o.Now()
 		p.deliver.Lock()
 		if err == nil {
 			p.take(ctx, who, res, at)
+		} else {
+			// The server may not have heard of these.
+			p.acks = append(req.SubscriptionAcknowledgements, p.acks...)
 		}
 		p.passed(ctx, who)
 		p.deliver.Unlock()
@@ -128,10 +166,36 @@ func (p *publisher) publish(ctx context.Context, who int) {
 		case errors.Is(err, ua.StatusBadTimeout):
 		case errors.Is(err, ua.StatusBadTooManyPublishRequests):
 			pause(ctx, publishPause)
+		case errors.Is(err, ua.StatusBadNoSubscription) && (p.idle(ctx) || p.made.Load() != made):
+			// There are none, or one is new.
 		case ctx.Err() == nil:
-			p.fail(ctx, p.bus.explain("waiting for changes", err))
+			p.refused(ctx, err)
 		}
 	}
+}
+
+// refused gives up, for an error that a PublishRequest was answered with.
+func (p *publisher) refused(ctx context.Context, err error) {
+	p.session.note(err)
+	if errors.Is(err, ua.StatusBadNoSubscription) {
+		for _, sub := range p.subscriptions() {
+			sub.dead.Store(true)
+		}
+	}
+	p.fail(ctx, p.bus.explain("waiting for changes", err))
+}
+
+// idle waits until there is a subscription, if there is none; it is false if
+// there was one all the time.
+func (p *publisher) idle(ctx context.Context) bool {
+	if len(p.subscriptions()) > 0 {
+		return false
+	}
+	select {
+	case <-ctx.Done():
+	case <-p.wake:
+	}
+	return true
 }
 
 func pause(ctx context.Context, d time.Duration) {
@@ -151,9 +215,13 @@ func (p *publisher) request() *ua.PublishRequest {
 	return &ua.PublishRequest{SubscriptionAcknowledgements: acks}
 }
 
-// fail reports, once, that all of the connection's subscriptions are gone.
+// fail reports, once, that the connection must be made anew. Subscriptions
+// that are not dead may go on then.
 func (p *publisher) fail(ctx context.Context, err *protocols.Error) {
 	p.failing.Do(func() {
+		if p.session != nil {
+			p.session.broken.Store(true)
+		}
 		p.making.Lock()
 		var devices []*protocols.Device
 		for _, sub := range p.subs {
@@ -170,7 +238,8 @@ func (p *publisher) fail(ctx context.Context, err *protocols.Error) {
 	})
 }
 
-// send hands a report over, and waits where the collector is behind.
+// send hands a report over, and waits where the collector is behind. What the
+// connection's end keeps it from, the next one does.
 func (p *publisher) send(ctx context.Context, r protocols.Report) {
 	select {
 	case p.bus.reports <- r:
@@ -181,6 +250,9 @@ func (p *publisher) send(ctx context.Context, r protocols.Report) {
 	select {
 	case p.bus.reports <- r:
 	case <-ctx.Done():
+		if r.Err == nil && r.Resumed == nil {
+			p.unsent = append(p.unsent, r)
+		}
 	}
 	p.blocked.Store(false)
 }
@@ -198,11 +270,13 @@ func (p *publisher) take(ctx context.Context, who int, res *ua.PublishResponse, 
 	}
 	sub.heard.Store(now)
 	n, m := res.NotificationMessage.SequenceNumber, &message{at: at, data: res.NotificationMessage.NotificationData}
+	p.tellMonitoring(ctx)
 	if len(m.data) == 0 {
 		// A keep-alive.
 		if len(sub.failed) > 0 {
 			p.report(ctx, sub, m)
 		}
+		p.expect(sub, who, n)
 		return
 	}
 	p.order(ctx, who, sub, n, m)
@@ -226,12 +300,30 @@ func (p *publisher) order(ctx context.Context, who int, sub *subscription, n uin
 	sub.ahead[n] = m
 	p.deliverNext(ctx, sub)
 	switch {
-	case len(sub.ahead) == 0:
+	case len(sub.ahead) == 0 && !sub.behind():
 		delete(p.gaps, sub)
 	case sub.next != before:
 		p.waitFor(sub, who) // for another one
 	}
 }
+
+// expect takes in the number that a keep-alive says comes next (Part 4,
+// 5.14.1.2). If it is further on, a message has not arrived yet.
+func (p *publisher) expect(sub *subscription, who int, n uint32) {
+	if n == 0 || int32(n-sub.next) <= 0 {
+		return
+	}
+	sub.until = n
+	if _, waits := p.gaps[sub]; !waits {
+		p.waitFor(sub, who)
+	}
+}
+
+// behind says that messages are known to have been sent that have not come.
+func (s *subscription) behind() bool { return s.until != 0 && int32(s.until-s.next) > 0 }
+
+// noPublisher stands for none of the goroutines that publish.
+const noPublisher = publishers
 
 // waitFor notes that a message is missing, which any goroutine but the given
 // one may have in its hands.
@@ -246,8 +338,8 @@ func (p *publisher) passed(ctx context.Context, who int) {
 	for sub := range p.gaps {
 		sub.unseen &^= 1 << who
 		if sub.unseen == 0 || len(sub.ahead) >= maxAhead {
-			p.giveUp(ctx, sub)
 			delete(p.gaps, sub)
+			p.giveUp(ctx, sub)
 		}
 	}
 }
@@ -258,24 +350,6 @@ func (p *publisher) deliverNext(ctx context.Context, sub *subscription) {
 		delete(sub.ahead, sub.next)
 		sub.next = following(sub.next)
 		p.report(ctx, sub, m)
-	}
-}
-
-// giveUp counts the missing messages and goes on with those that wait.
-func (p *publisher) giveUp(ctx context.Context, sub *subscription) {
-	for len(sub.ahead) > 0 {
-		first := uint32(0)
-		for n := range sub.ahead {
-			if first == 0 || int32(n-first) < 0 {
-				first = n
-			}
-		}
-		lost := first - sub.next
-		p.bus.stats.missing.Add(uint64(lost))
-		sub.lost += uint64(lost) // a message has at least one value
-		p.log.Warn("notification messages never came", slog.String("device", sub.dev.ID), slog.Uint64("messages", uint64(lost)))
-		sub.next = first
-		p.deliverNext(ctx, sub)
 	}
 }
 
@@ -296,6 +370,7 @@ func (p *publisher) report(ctx context.Context, sub *subscription, m *message) {
 		sub.lost = 0
 	}
 	if err != nil {
+		sub.dead.Store(true)
 		p.fail(ctx, p.bus.explain("waiting for changes", err))
 	}
 }
@@ -344,6 +419,10 @@ func (p *publisher) appendReading(list []protocols.Reading, sub *subscription, i
 	if overflowed(item.Value.Status) {
 		p.bus.stats.overflows.Add(1)
 		sub.lost++
+		p.bus.missed(sub, causeOverflow)
+	}
+	if sub.absent.Load() > 0 || isBad(item.Value.Status) {
+		p.noteNode(sub, item)
 	}
 	list = append(list, protocols.Reading{Tag: sub.tags[item.ClientHandle]})
 	p.bus.driver.symbols.fill(&list[len(list)-1], item.Value, sub.addrs[item.ClientHandle].one)
@@ -379,12 +458,13 @@ func split(list []protocols.Reading) [][]protocols.Reading {
 	return parts
 }
 
-// watch gives the subscriptions up when the server falls silent. A server
-// that has lost them may still answer every other request, so their
-// keep-alives are what counts.
+// watch gives the subscriptions up when the server falls silent, and sees to
+// what is not monitored. A server that has lost them may still answer every
+// other request, so their keep-alives are what counts.
 func (p *publisher) watch(ctx context.Context) {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
+	retried := time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -395,23 +475,31 @@ func (p *publisher) watch(ctx context.Context) {
 			p.fail(ctx, err)
 			return
 		}
+		if time.Since(retried) >= p.bus.driver.retryEvery {
+			p.retry(ctx)
+			retried = time.Now()
+		}
+		p.refreshStale(ctx)
+		p.deliver.Lock()
+		p.tellMonitoring(ctx)
+		p.deliver.Unlock()
 	}
 }
 
 // look says what is wrong, if anything is.
 func (p *publisher) look(ctx context.Context) *protocols.Error {
-	p.making.Lock()
-	defer p.making.Unlock()
 	now := p.now()
+	subs := p.subscriptions()
 	if p.blocked.Load() {
 		p.heard.Store(now)
-		for _, sub := range p.subs {
+		for _, sub := range subs {
 			sub.heard.Store(now)
 		}
 		return nil
 	}
-	for _, sub := range p.subs {
+	for _, sub := range subs {
 		if mute := time.Duration(now - sub.heard.Load()); mute > sub.silence {
+			p.dismiss(subs, now)
 			return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: fmt.Sprintf(
 				"%s: the subscription for %s has been silent for %s, without a keep-alive; it is made anew", p.bus.conf.url.Host, sub.dev.ID, mute.Round(time.Second))}
 		}
@@ -420,6 +508,16 @@ func (p *publisher) look(ctx context.Context) *protocols.Error {
 		return nil
 	}
 	return p.probe(ctx)
+}
+
+// dismiss marks the silent subscriptions as dead: those of one server fall
+// silent together, and one after the other is not what they are waited for.
+func (p *publisher) dismiss(subs []*subscription, now int64) {
+	for _, sub := range subs {
+		if time.Duration(now-sub.heard.Load()) > sub.silence/2 {
+			sub.dead.Store(true)
+		}
+	}
 }
 
 // probe asks for the server's time, and is content with any answer.

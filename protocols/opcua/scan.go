@@ -67,11 +67,11 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		s.markUnresolved(p)
 	}
 	for lo := 0; lo < len(s.nodes); {
-		hi := min(lo+s.bus.session.maxRead, len(s.nodes))
+		hi := min(lo+s.bus.session.limits.perRead, len(s.nodes))
 		if err := s.readRange(ctx, p, lo, hi); err != nil {
 			// The server is silent or gone: the rest would only wait again.
 			rest := s.fail(p, hi, len(s.nodes), err)
-			p.res.Requests += (rest + s.bus.session.maxRead - 1) / s.bus.session.maxRead
+			p.res.Requests += (rest + s.bus.session.limits.perRead - 1) / s.bus.session.limits.perRead
 			break
 		}
 		lo = hi
@@ -128,7 +128,7 @@ func (s *scan) readRange(ctx context.Context, p *progress, lo, hi int) error {
 	if hi-lo > 1 && (wantsFewer(err) || e.Kind == protocols.KindMalformed) {
 		mid := lo + (hi-lo)/2
 		if wantsFewer(err) {
-			s.bus.session.maxRead = max(1, min(s.bus.session.maxRead, mid-lo))
+			s.bus.session.limits.perRead = max(1, min(s.bus.session.limits.perRead, mid-lo))
 		}
 		return s.readHalves(ctx, p, lo, mid, hi)
 	}

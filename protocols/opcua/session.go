@@ -10,19 +10,12 @@ import (
 	"io"
 	"net/url"
 	"slices"
+	"sync/atomic"
 	"time"
 
-	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
 	"github.com/gopcua/opcua/uasc"
-)
-
-// The most that is asked for at once, whatever a server allows: an answer
-// then stays well below a second and a megabyte.
-const (
-	maxNodesPerRead = 500
-	maxItemsPerCall = 500
 )
 
 // minSessionTimeout is how long a server keeps the session of a gateway that
@@ -33,22 +26,30 @@ const minSessionTimeout = time.Minute
 type connConf struct {
 	url            *url.URL // as configured, with the port
 	security       security
-	username       string
-	password       string
+	user           user
 	trust          trustList
+	tolerate       []string
+	trustLook      time.Duration // how often a standing connection's certificate is looked up again
+	device         string        // one of those on it, for messages
 	timeout        time.Duration // of a request, and of connecting as a whole
 	sessionTimeout time.Duration
+	maxPerCall     int           // nodes of one request; 0: as many as the server says
+	lifetime       time.Duration // of a security token
+	profile        string        // see profiles; empty: auto
 }
 
 // session is an activated session on its own channel.
 type session struct {
-	ch       *channel
-	token    *ua.NodeID // the authentication token that each request carries
-	maxRead  int        // nodes per Read
-	maxItems int        // items per CreateMonitoredItems
-
+	ch         *channel
+	token      *ua.NodeID // the authentication token that each request carries
+	limits     limits
 	namespaces []string
 	pub        *publisher // nil until the first subscription
+
+	notes  []string    // what is to be said of its security
+	watch  *trustWatch // nil: the server's certificate is not checked
+	bond   bond
+	broken atomic.Bool // the connection, or the session, does not work; it may be gone on with
 }
 
 // errUnproven is behind every way in which a server failed to prove that it
@@ -63,8 +64,9 @@ var (
 )
 
 // openSession connects, checks who is there, and logs in.
-func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, error) {
-	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout)
+// It goes on with an old session, if there is one and the server still has it.
+func (d *Driver) openSession(ctx context.Context, conf *connConf, old *survivor) (*session, error) {
+	ch, err := openChannel(ctx, conf.url, plainConfig(), conf.timeout, conf.lifetime)
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		ch.close()
 		return nil, err
 	}
-	l, at, err := d.admit(endpoint, conf)
+	l, at, v, err := d.admit(endpoint, conf)
 	if err != nil {
 		ch.close()
 		return nil, err
@@ -85,20 +87,26 @@ func (d *Driver) openSession(ctx context.Context, conf *connConf) (*session, err
 		if cfg, err = d.channelConfig(endpoint); err != nil {
 			return nil, err
 		}
-		if ch, err = openChannel(ctx, at, cfg, conf.timeout); err != nil {
+		if ch, err = openChannel(ctx, at, cfg, conf.timeout, conf.lifetime); err != nil {
 			if errors.Is(err, io.EOF) && endpoint.SecurityMode != ua.MessageSecurityModeNone {
 				err = fmt.Errorf("%w: %w", errShutOut, err)
 			}
 			return nil, err
 		}
 	}
-	s := &session{ch: ch, maxRead: maxNodesPerRead, maxItems: maxItemsPerCall}
-	if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
-		err = s.readLimits(ctx)
+	s := &session{ch: ch, limits: ownLimits(), notes: d.securityNotes(endpoint, v)}
+	goesOn, err := d.goOn(ctx, s, cfg, endpoint, l, conf, old)
+	if err == nil && !goesOn {
+		if err = d.login(ctx, s, cfg, endpoint, l, at, conf); err == nil {
+			err = s.readLimits(ctx, conf)
+		}
 	}
 	if err != nil {
 		s.close() //nolint:contextcheck // closing is bounded by itself, and must not be cut short
 		return nil, err
+	}
+	if v != nil {
+		s.watch = d.watchTrust(ch, endpoint, conf)
 	}
 	return s, nil
 }
@@ -120,24 +128,25 @@ func discover(ctx context.Context, ch *channel, conf *connConf) (*ua.EndpointDes
 // admit decides how to log in, whether the server's certificate will do, and
 // where to connect: always to the configured host, as many servers announce
 // names that only they can resolve, but with the path that they announce.
-func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.URL, error) {
-	l, err := chooseLogin(e, conf.username)
+func (d *Driver) admit(e *ua.EndpointDescription, conf *connConf) (login, *url.URL, *verdict, error) {
+	l, err := chooseLogin(e, conf.user)
 	if err != nil {
-		return l, nil, err
+		return l, nil, nil, err
 	}
 	// Policy None says that the server's identity is not checked. A password
 	// is encrypted for its certificate even then: that keeps it from those who
 	// only listen, not from one who stands in for the server.
+	var v *verdict
 	if e.SecurityMode != ua.MessageSecurityModeNone {
-		if err := conf.trust.verify(e.ServerCertificate); err != nil {
-			return l, nil, err
+		if v, err = conf.trust.verify(e.ServerCertificate, d.demand(e, conf), conf.device); err != nil {
+			return l, nil, nil, err
 		}
 	}
 	at := *conf.url
 	if u, err := url.Parse(e.EndpointURL); err == nil && at.Path == "" && u.Path != "/" {
 		at.Path = u.Path
 	}
-	return l, &at, nil
+	return l, &at, v, nil
 }
 
 // channelConfig is a fresh configuration for a channel to e: gopcua overwrites
@@ -149,6 +158,9 @@ func (d *Driver) channelConfig(e *ua.EndpointDescription) (*uasc.Config, error) 
 	own, err := d.identity()
 	if err != nil {
 		return nil, err
+	}
+	if text := keyFault(&own.key.PublicKey, policyName(e.SecurityPolicyURI)); text != "" {
+		return nil, &certError{text: fmt.Sprintf("this gateway's own certificate %s: %s; name another security.policy, or put a certificate with such a key there", own.path, text)}
 	}
 	return &uasc.Config{
 		SecurityPolicyURI: e.SecurityPolicyURI,
@@ -193,11 +205,12 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 	if secure {
 		sig := res.ServerSignature
 		if sig == nil || !sameLeaf(res.ServerCertificate, e.ServerCertificate) ||
-			s.ch.sc.VerifySessionSignature(e.ServerCertificate, nonce, sig.Signature) != nil {
+			!proven(e.SecurityPolicyURI, e.ServerCertificate, cfg.Certificate, nonce, sig.Signature) {
 			return errUnproven
 		}
 	}
 	s.token = res.AuthenticationToken
+	s.bond = newBond(e, res)
 	if secure && conf.security.policy == policyAuto {
 		// Part 4, 5.6.2: what was offered without protection, compared with
 		// what the server says under it.
@@ -205,29 +218,26 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 			return errDowngraded
 		}
 	}
-	return s.activate(ctx, e.ServerCertificate, res.ServerNonce, l, conf)
+	return s.activate(ctx, e, cfg, res.ServerNonce, l, conf)
 }
 
-func (s *session) activate(ctx context.Context, serverCert, serverNonce []byte, l login, conf *connConf) error {
-	// Copies without spare room: gopcua appends to them.
-	cert, nonce := slices.Clip(slices.Clone(serverCert)), slices.Clip(slices.Clone(serverNonce))
-	sig, alg, err := s.ch.sc.NewSessionSignature(cert, nonce)
+func (s *session) activate(ctx context.Context, e *ua.EndpointDescription, cfg *uasc.Config, nonce []byte, l login, conf *connConf) error {
+	sig, err := sign(e.SecurityPolicyURI, cfg.LocalKey, e.ServerCertificate, nonce)
 	if err != nil {
 		return err
 	}
-	var token any = &ua.AnonymousIdentityToken{PolicyID: l.policyID}
-	if conf.username != "" {
-		pass, passAlg, err := s.ch.sc.EncryptUserPassword(l.policy, conf.password, cert, nonce)
-		if err != nil {
-			return fmt.Errorf("encrypting the password: %w", err)
-		}
-		token = &ua.UserNameIdentityToken{PolicyID: l.policyID, UserName: conf.username, Password: pass, EncryptionAlgorithm: passAlg}
+	token, tokenSig, err := conf.user.token(l, e.ServerCertificate, nonce)
+	if err != nil {
+		return err
 	}
-	_, err = answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
-		ClientSignature:    &ua.SignatureData{Algorithm: alg, Signature: sig},
+	res, err := answer[*ua.ActivateSessionResponse](s.ch.request(ctx, &ua.ActivateSessionRequest{
+		ClientSignature:    sig,
 		UserIdentityToken:  ua.NewExtensionObject(token),
-		UserTokenSignature: &ua.SignatureData{},
+		UserTokenSignature: tokenSig,
 	}, s.token, conf.timeout))
+	if err == nil {
+		s.bond.nonce = res.ServerNonce
+	}
 	return err
 }
 
@@ -240,42 +250,9 @@ func sameLeaf(a, b []byte) bool {
 
 // call sends a request of this session.
 func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
-	return answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
-}
-
-// readLimits asks for the namespaces and for how much the server takes at
-// once. A server that does not say gets our own limits.
-func (s *session) readLimits(ctx context.Context) error {
-	nodes := []*ua.ReadValueID{
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_NamespaceArray), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), ""),
-		valueOfNode(ua.NewNumericNodeID(0, id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), ""),
-	}
-	res, err := call[*ua.ReadResponse](ctx, s, &ua.ReadRequest{TimestampsToReturn: ua.TimestampsToReturnNeither, NodesToRead: nodes})
-	if err != nil {
-		return err
-	}
-	if len(res.Results) != len(nodes) {
-		return fmt.Errorf("%w: %d results for %d nodes", errMalformed, len(res.Results), len(nodes))
-	}
-	if v := res.Results[0]; v != nil && v.Value != nil {
-		s.namespaces, _ = v.Value.Value().([]string)
-	}
-	s.maxRead = limit(res.Results[1], maxNodesPerRead)
-	s.maxItems = limit(res.Results[2], maxItemsPerCall)
-	return nil
-}
-
-// limit reads an operation limit; 0 and nothing both mean none (Part 5, 6.3.11).
-func limit(dv *ua.DataValue, ours int) int {
-	if dv == nil || dv.Value == nil || isBad(dv.Status) {
-		return ours
-	}
-	n, ok := dv.Value.Value().(uint32)
-	if !ok || n == 0 {
-		return ours
-	}
-	return int(min(n, uint32(ours)))
+	res, err := answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
+	s.note(err)
+	return res, err
 }
 
 func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
@@ -283,8 +260,10 @@ func valueOfNode(node *ua.NodeID, rng string) *ua.ReadValueID {
 }
 
 // close logs out, if that is quick, and cuts the connection. All goroutines of
-// the session have ended when it returns.
-func (s *session) close() {
+// the session have ended when it returns. It is false if the server could not
+// be told, and may have the session still.
+func (s *session) close() bool {
+	s.watch.stop()
 	if s.pub != nil {
 		s.pub.cancel()
 	}
@@ -292,13 +271,15 @@ func (s *session) close() {
 	// may take, whatever its context says; without the connection it does not.
 	cut := time.AfterFunc(2*closeGrace, func() { _ = s.ch.conn.Close() })
 	defer cut.Stop()
+	var err error
 	if s.token != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeGrace)
-		_, _ = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
+		_, err = call[*ua.CloseSessionResponse](ctx, s, &ua.CloseSessionRequest{DeleteSubscriptions: true})
 		cancel()
 	}
 	s.ch.close()
 	if s.pub != nil {
 		s.pub.wait()
 	}
+	return err == nil || !breaks(err)
 }

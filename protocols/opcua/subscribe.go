@@ -3,7 +3,6 @@ package opcua
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -14,9 +13,6 @@ import (
 )
 
 const (
-	// itemQueue is how many values of one tag the server keeps between two of
-	// its publish responses; beyond them the oldest goes.
-	itemQueue = 10
 	// keepAlive is how long a subscription may have nothing to say. The
 	// watchdog lives on it, so it is short; an empty response a second costs
 	// nothing.
@@ -33,15 +29,27 @@ type subscription struct {
 	dev   *protocols.Device
 	tags  []int32   // by client handle
 	addrs []address // by client handle
-	// silence is how long it may be mute before it is given up.
-	silence time.Duration
-	heard   atomic.Int64 // when a message or a keep-alive came, since the publisher began
+	// interval is what was asked for, for sampling and publishing.
+	interval time.Duration
+	// silence is how long it may be mute before it is given up, and life how
+	// long the server keeps it without anybody who asks for its messages.
+	silence, life time.Duration
+	heard         atomic.Int64 // when a message or a keep-alive came, since the publisher began
+	dead          atomic.Bool  // it is not to outlive the connection
+	stale         atomic.Bool  // messages of it are lost: its tags are to be read
+	absent        atomic.Int32 // how many items are not monitored
+
+	// items are what is known of the monitored items, by client handle. The
+	// publisher's making lock guards them, and advice.
+	items  []item
+	advice []string
 
 	// What follows belongs to the publisher's deliver lock.
 	lost   uint64              // values, until they are reported
 	failed []protocols.Reading // tags that could not be subscribed, until they are reported
 	next   uint32              // the sequence number of the next message
 	ahead  map[uint32]*message // messages that came before an earlier one
+	until  uint32              // the number that a keep-alive said comes next; 0: none did
 	unseen uint                // the goroutines, as bits, that may yet bring that one
 }
 
@@ -57,23 +65,51 @@ func (b *bus) Subscribe(ctx context.Context, d *protocols.Device, tags []int) er
 	if b.session.pub == nil {
 		b.session.pub = newPublisher(b, b.session) //nolint:contextcheck // its goroutines live as long as the session
 	}
-	for _, interval := range intervals(d, tags) {
-		sub := &subscription{dev: d, next: 1, ahead: make(map[uint32]*message)}
-		for i, t := range tags {
-			if intervalOf(d, t) == interval {
-				sub.tags = append(sub.tags, int32(t))
-				sub.addrs = append(sub.addrs, addrs[i])
-			}
-		}
-		if err := b.session.pub.add(ctx, sub, interval); err != nil {
+	known := b.subscribed[d]
+	b.subscribed[d] = true
+	for _, sub := range b.missing(d, tags, addrs) {
+		if err := b.session.pub.add(ctx, sub, sub.interval); err != nil {
 			return b.explain(fmt.Sprintf("subscribing %d tags of %s", len(sub.tags), d.ID), err)
+		}
+		if known {
+			b.missed(sub, causeRemade)
 		}
 	}
 	return nil
 }
 
-// Unsubscribe ends what Subscribe began for d.
-func (b *bus) Unsubscribe(context.Context, *protocols.Device) {}
+// missing makes the subscriptions for those of the given tags that none is
+// there for: one for each interval, or several where the server bounds them.
+func (b *bus) missing(d *protocols.Device, tags []int, addrs []address) []*subscription {
+	there := make(map[int32]bool)
+	for _, sub := range b.session.pub.subscriptions() {
+		if sub.dev == d {
+			for _, t := range sub.tags {
+				there[t] = true
+			}
+		}
+	}
+	most := b.session.limits.itemsPerSubscription
+	var list []*subscription
+	for _, interval := range intervals(d, tags) {
+		var sub *subscription
+		for i, t := range tags {
+			if there[int32(t)] || intervalOf(d, t) != interval {
+				continue
+			}
+			if sub == nil || most > 0 && len(sub.tags) >= most {
+				sub = &subscription{dev: d, interval: interval, next: 1, ahead: make(map[uint32]*message)}
+				list = append(list, sub)
+			}
+			sub.tags = append(sub.tags, int32(t))
+			sub.addrs = append(sub.addrs, addrs[i])
+		}
+	}
+	for _, sub := range list {
+		sub.items = make([]item, len(sub.tags))
+	}
+	return list
+}
 
 func intervalOf(d *protocols.Device, tag int) time.Duration {
 	every := d.Tags[tag].Interval
@@ -108,19 +144,25 @@ func (p *publisher) create(ctx context.Context, sub *subscription, interval time
 	}
 	sub.id = res.SubscriptionID
 	sub.silence = silenceLimit(res, interval, p.bus.conf.timeout)
-	for lo := 0; lo < len(sub.tags); {
-		hi := min(lo+p.session.maxItems, len(sub.tags))
-		err := p.createItems(ctx, sub, interval, lo, hi)
-		if wantsFewer(err) && hi-lo > 1 {
-			p.session.maxItems = (hi - lo) / 2
-			continue
+	sub.life = time.Duration(float64(res.RevisedLifetimeCount) * max(res.RevisedPublishingInterval, 1) * float64(time.Millisecond))
+	handles := make([]int, len(sub.tags))
+	for h := range handles {
+		handles[h] = h
+	}
+	p.findRanges(ctx, sub, handles)
+	made, err := p.createItems(ctx, sub, handles)
+	if err != nil {
+		return err
+	}
+	for _, m := range made {
+		sub.items[m.handle] = m.item
+		if !m.item.on {
+			sub.absent.Add(1)
+			sub.fail(m.handle, p.bus.driver.symbols.whyAbsent(m.item.trouble))
 		}
-		if err != nil {
-			return err
-		}
-		lo = hi
 	}
 	slices.SortFunc(sub.failed, byTag)
+	p.advise(sub, made)
 	return nil
 }
 
@@ -133,48 +175,6 @@ func silenceLimit(res *ua.CreateSubscriptionResponse, interval, timeout time.Dur
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
-
-// createItems makes the monitored items with the handles from lo to hi. One
-// that the server does not take becomes a bad reading and stands in nobody's way.
-func (p *publisher) createItems(ctx context.Context, sub *subscription, interval time.Duration, lo, hi int) error {
-	req := &ua.CreateMonitoredItemsRequest{SubscriptionID: sub.id, TimestampsToReturn: ua.TimestampsToReturnBoth}
-	for h := lo; h < hi; h++ {
-		node, ok := sub.addrs[h].nodeID(p.session.namespaces)
-		if !ok {
-			sub.fail(h, protocols.NoSuchNode)
-			p.log.Warn("a tag's namespace is not on the server", slog.String("device", sub.dev.ID), slog.String("tag", sub.tagName(h)), slog.String("namespace", sub.addrs[h].uri))
-			continue
-		}
-		req.ItemsToCreate = append(req.ItemsToCreate, &ua.MonitoredItemCreateRequest{
-			ItemToMonitor:  valueOfNode(node, sub.addrs[h].rng),
-			MonitoringMode: ua.MonitoringModeReporting,
-			RequestedParameters: &ua.MonitoringParameters{
-				ClientHandle: uint32(h), SamplingInterval: milliseconds(interval), QueueSize: itemQueue, DiscardOldest: true,
-			},
-		})
-	}
-	if len(req.ItemsToCreate) == 0 {
-		return nil
-	}
-	res, err := call[*ua.CreateMonitoredItemsResponse](ctx, p.session, req)
-	if err != nil {
-		return err
-	}
-	if len(res.Results) != len(req.ItemsToCreate) {
-		return fmt.Errorf("%w: %d results for %d items", errMalformed, len(res.Results), len(req.ItemsToCreate))
-	}
-	for i, r := range res.Results {
-		if r != nil && !isBad(r.StatusCode) {
-			continue
-		}
-		why := protocols.Malformed
-		if r != nil {
-			why = p.bus.driver.symbols.reason(r.StatusCode)
-		}
-		sub.fail(int(req.ItemsToCreate[i].RequestedParameters.ClientHandle), why)
-	}
-	return nil
-}
 
 // fail makes a tag a bad reading of the first report.
 func (s *subscription) fail(handle int, why protocols.Reason) {

@@ -2,17 +2,13 @@ package opcua
 
 import (
 	"bytes"
-	"crypto/rsa"
-	"crypto/sha1" //nolint:gosec // the thumbprint that OPC UA tools show; nothing depends on its strength
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -20,110 +16,81 @@ import (
 // an endpoint's address decides how many there are.
 const maxRejected = 100
 
-// maxCertFile is the size above which a file is no certificate.
-const maxCertFile = 1 << 20
-
-// trustList is the directory of the certificates that are accepted, and the
-// one beside it for those that were refused.
-type trustList struct {
-	trusted, rejected string
-}
-
-func newTrustList(trusted string) trustList {
-	return trustList{trusted: trusted, rejected: filepath.Join(filepath.Dir(filepath.Clean(trusted)), "rejected")}
-}
-
 // untrustedError says that a server's certificate is not in the trust list.
 type untrustedError struct {
 	subject, sha1, sha256 string
+	device                string // to name in the command that trusts it; may be empty
 	from, to              string // where it was put, and where it belongs if it is the right one
 	keep                  error  // why it could not be kept
+	known                 error  // what else is known of why it is not trusted; may be nil
 }
 
 func (e *untrustedError) Error() string {
 	what := fmt.Sprintf("the server's certificate is not trusted: %s, SHA-1 %s, SHA-256 %s", e.subject, e.sha1, e.sha256)
+	if e.known != nil {
+		what += fmt.Sprintf(" (%v)", e.known)
+	}
 	if e.keep != nil {
 		return fmt.Sprintf("%s; it could not be kept in %s (%v); compare it with the server's, then copy it from there to %s", what, e.from, e.keep, e.to)
 	}
-	return fmt.Sprintf("%s; if it is the server's, move %s to %s", what, e.from, e.to)
+	if e.device == "" {
+		return fmt.Sprintf("%s; if it is the server's, move %s to %s", what, e.from, e.to)
+	}
+	return fmt.Sprintf("%s; if it is the server's, say millrace trust %s -c FILE, or move %s to %s", what, e.device, e.from, e.to)
 }
 
-// verify checks that the certificate (the first of a chain, in DER) is one of
-// the trusted ones, byte for byte. Any other is kept as rejected.
-func (t trustList) verify(der []byte) error {
-	certs, err := x509.ParseCertificates(der)
-	if err != nil || len(certs) == 0 {
-		return fmt.Errorf("the server's certificate cannot be read: %w", errors.Join(err, errNoCertificate))
-	}
-	leaf := certs[0]
-	if _, ok := leaf.PublicKey.(*rsa.PublicKey); !ok {
-		return fmt.Errorf("the server's certificate has a %s key; OPC UA's policies here want RSA", leaf.PublicKeyAlgorithm)
-	}
-	known, err := t.holds(leaf.Raw)
-	if err != nil || known {
-		return err
-	}
-	s1, s256 := sha1.Sum(leaf.Raw), sha256.Sum256(leaf.Raw) //nolint:gosec // see the import
-	name := fileName(leaf.Subject.CommonName) + " [" + hex.EncodeToString(s1[:]) + "].der"
-	e := &untrustedError{
-		subject: fmt.Sprintf("%q", leaf.Subject.String()),
-		sha1:    hex.EncodeToString(s1[:]), sha256: hex.EncodeToString(s256[:]),
-		from: filepath.Join(t.rejected, name), to: t.trusted,
-	}
-	e.keep = t.keep(name, leaf.Raw)
-	return e
-}
-
-var errNoCertificate = errors.New("it sent none, or not one in DER")
-
-// holds looks through the trusted certificates. A file that cannot be read as
-// one is passed over: it accepts nobody.
-func (t trustList) holds(der []byte) (bool, error) {
-	files, err := os.ReadDir(t.trusted)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
+// verify says whether a server with that certificate (the first of a chain,
+// in DER) is accepted. One that is not trusted is kept as rejected. device is
+// whose server it is, for the message.
+func (t trustList) verify(der []byte, want demand, device string) (*verdict, error) {
+	v, err := t.judge(der, want)
 	if err != nil {
-		return false, fmt.Errorf("the directory of trusted certificates: %w", err)
+		return nil, &certError{text: err.Error()}
 	}
-	for _, f := range files {
-		switch strings.ToLower(filepath.Ext(f.Name())) {
-		case ".der", ".crt", ".cer", ".pem":
-		default:
-			continue
-		}
-		path := filepath.Join(t.trusted, f.Name())
-		if info, err := os.Stat(path); err != nil || info.Size() > maxCertFile || !info.Mode().IsRegular() {
-			continue
-		}
-		data, err := os.ReadFile(path)
-		if err == nil && fileHolds(data, der) {
-			return true, nil
-		}
+	if v.by != "" {
+		err = v.refusal(want.tolerate)
+		return v, err
 	}
-	return false, nil
+	s1, s256 := fingerprints(v.leaf.Raw)
+	name := certFileName(v.leaf)
+	e := &untrustedError{
+		subject: nameOf(v.leaf), sha1: s1, sha256: s256, device: device,
+		from: filepath.Join(t.rejected, name), to: t.trusted, known: v.known,
+	}
+	e.keep = t.keep(name, v.leaf.Raw)
+	return v, e
 }
 
-// fileHolds says whether a file in DER or PEM holds the certificate.
-func fileHolds(data, der []byte) bool {
-	if bytes.Equal(data, der) {
-		return true
+// stillTrusted says why a connection that stands must end: its certificate
+// was taken out of the trust list, or revoked. That it has become too old
+// meanwhile is no reason to lose data; it is one when the next is made.
+func (t trustList) stillTrusted(der []byte, want demand) error {
+	v, err := t.judge(der, want)
+	if err != nil {
+		return nil //nolint:nilerr // a disk that fails for a moment costs no data; the next connection is refused if it lasts
 	}
-	for {
-		block, rest := pem.Decode(data)
-		if block == nil {
-			return false
-		}
-		if block.Type == "CERTIFICATE" && bytes.Equal(block.Bytes, der) {
-			return true
-		}
-		data = rest
+	if v.by == "" {
+		return errors.New("its certificate is no longer trusted")
 	}
+	for _, f := range v.faults {
+		if f.cuts {
+			return errors.New(f.text)
+		}
+	}
+	return nil
 }
+
+// publicDir and publicFile are the modes of what holds certificates alone.
+// They are no secrets, and are often put there by another user than the
+// agent's.
+const (
+	publicDir  = 0o755
+	publicFile = 0o644
+)
 
 // keep stores a refused certificate; the oldest make room for it.
 func (t trustList) keep(name string, der []byte) error {
-	if err := errors.Join(os.MkdirAll(t.trusted, 0o750), os.MkdirAll(t.rejected, 0o750)); err != nil {
+	if err := errors.Join(os.MkdirAll(t.trusted, publicDir), os.MkdirAll(t.rejected, publicDir)); err != nil {
 		return err
 	}
 	path := filepath.Join(t.rejected, name)
@@ -133,7 +100,37 @@ func (t trustList) keep(name string, der []byte) error {
 	if err := t.makeRoom(); err != nil {
 		return err
 	}
-	return writeWhole(path, der)
+	return writeWhole(path, der, publicFile)
+}
+
+// accept puts a certificate among the trusted and takes it out of the
+// rejected ones. It returns its file.
+func (t trustList) accept(leaf *x509.Certificate) (string, error) {
+	s, err := t.read()
+	if err != nil {
+		return "", err
+	}
+	path := s.holds(leaf.Raw)
+	if path == "" {
+		dir := t.trusted
+		if info, err := os.Stat(filepath.Join(dir, "certs")); err == nil && info.IsDir() {
+			dir = filepath.Join(dir, "certs")
+		}
+		path = filepath.Join(dir, certFileName(leaf))
+		if err := os.MkdirAll(dir, publicDir); err != nil {
+			return "", err
+		}
+		if err := writeWhole(path, leaf.Raw, publicFile); err != nil {
+			return "", err
+		}
+	}
+	rejected, err := (&store{}).certs(t.rejected)
+	for _, h := range rejected {
+		if bytes.Equal(h.Raw, leaf.Raw) {
+			err = errors.Join(err, removeIfThere(h.path))
+		}
+	}
+	return path, err
 }
 
 func (t trustList) makeRoom() error {
@@ -141,6 +138,7 @@ func (t trustList) makeRoom() error {
 	if err != nil {
 		return err
 	}
+	files = slices.DeleteFunc(files, func(f fs.DirEntry) bool { return !f.Type().IsRegular() })
 	for len(files) >= maxRejected {
 		oldest := 0
 		for i := range files {

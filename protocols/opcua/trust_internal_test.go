@@ -1,72 +1,57 @@
 package opcua
 
 import (
-	"crypto/rand"
-	"crypto/rsa"
-	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 )
-
-// certificate makes one with that common name, all with one key.
-func certificate(tb testing.TB, key *rsa.PrivateKey, cn string, serial int64) []byte {
-	tb.Helper()
-	template := &x509.Certificate{SerialNumber: big.NewInt(serial), Subject: pkix.Name{CommonName: cn}, NotAfter: time.Now().AddDate(1, 0, 0)}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return der
-}
 
 func TestTrust(t *testing.T) {
 	t.Parallel()
-	key, err := rsa.GenerateKey(rand.Reader, 2048)
-	if err != nil {
-		t.Fatal(err)
-	}
 	dir := t.TempDir()
 	list := newTrustList(filepath.Join(dir, "trusted"))
-	good := certificate(t, key, "good", 1)
+	want := wanted("Basic256Sha256")
+	good := issue(t, nil, named("good"))
+	ca := issue(t, nil, authority("ca"))
 	var untrusted *untrustedError
-	if err := list.verify(good); !errors.As(err, &untrusted) || !strings.Contains(err.Error(), "SHA-256") {
+	if _, err := list.verify(good.Raw, want, "plc-1"); !errors.As(err, &untrusted) || !strings.Contains(err.Error(), "SHA-256") || !strings.Contains(err.Error(), "millrace trust plc-1 -c FILE") {
 		t.Fatalf("%v", err)
 	}
+	if err := os.Mkdir(filepath.Join(list.trusted, "certs"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for name, data := range map[string][]byte{
-		"a.der": good,
-		"b.pem": append([]byte("Server:\n"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: good})...),
+		"a.der":       good.Raw,
+		"certs/a.CRT": good.Raw,
+		"b.pem":       append([]byte("Server:\n"), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: good.Raw})...),
 	} {
 		path := filepath.Join(list.trusted, name)
 		if err := os.WriteFile(path, data, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		// As it is, and at the head of a chain.
-		for _, shown := range [][]byte{good, append(append([]byte(nil), good...), certificate(t, key, "ca", 2)...)} {
-			if err := list.verify(shown); err != nil {
+		for _, shown := range [][]byte{good.Raw, append(append([]byte(nil), good.Raw...), ca.Raw...)} {
+			if v, err := list.verify(shown, want, ""); err != nil || v.by != path {
 				t.Errorf("%s: %v", name, err)
 			}
 		}
 		if err := os.Rename(path, path+".bak"); err != nil {
 			t.Fatal(err)
 		}
-		if err := list.verify(good); err == nil {
+		if _, err := list.verify(good.Raw, want, ""); err == nil {
 			t.Error("a file that is no certificate by its name accepts one")
 		}
 	}
-	for _, bad := range [][]byte{nil, {}, []byte("nonsense")} {
-		if err := list.verify(bad); err == nil {
+	for _, bad := range [][]byte{nil, {}, []byte("nonsense"), good.Raw[:len(good.Raw)-1]} {
+		if _, err := list.verify(bad, want, ""); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
 	}
-	for i := range maxRejected + 20 {
-		_ = list.verify(certificate(t, key, "../../evil/\x00"+strings.Repeat("x", 300), int64(i+10)))
+	for range maxRejected + 20 {
+		_, _ = list.verify(issue(t, nil, named("../../evil/\x00"+strings.Repeat("x", 300))).Raw, want, "")
 	}
 	files, err := os.ReadDir(list.rejected)
 	if err != nil || len(files) != maxRejected {
@@ -74,5 +59,39 @@ func TestTrust(t *testing.T) {
 	}
 	if outside, _ := filepath.Glob(filepath.Join(dir, "*")); len(outside) != 2 {
 		t.Errorf("files outside: %v", outside)
+	}
+}
+
+// TestAccept moves a certificate from the rejected ones to the trusted.
+func TestAccept(t *testing.T) {
+	t.Parallel()
+	list := newTrustList(filepath.Join(t.TempDir(), "trusted"))
+	want := wanted("Basic256Sha256")
+	cert := issue(t, nil, named("plc"))
+	if _, err := list.verify(cert.Raw, want, ""); err == nil {
+		t.Fatal("it was accepted")
+	}
+	for range 2 {
+		path, err := list.accept(cert.Certificate)
+		if err != nil || filepath.Dir(path) != list.trusted {
+			t.Fatalf("%s %v", path, err)
+		}
+		if v, err := list.verify(cert.Raw, want, ""); err != nil || v.by != path {
+			t.Fatalf("%v", err)
+		}
+		if err := list.stillTrusted(cert.Raw, want); err != nil {
+			t.Error(err)
+		}
+	}
+	if left, err := os.ReadDir(list.rejected); err != nil || len(left) != 0 {
+		t.Errorf("still rejected: %v %v", left, err)
+	}
+	if files, err := os.ReadDir(list.trusted); err != nil || len(files) != 1 {
+		t.Fatalf("%v %v", files, err)
+	} else if err := os.Remove(filepath.Join(list.trusted, files[0].Name())); err != nil {
+		t.Fatal(err)
+	}
+	if err := list.stillTrusted(cert.Raw, want); err == nil {
+		t.Error("a connection may stand without trust")
 	}
 }

@@ -73,7 +73,7 @@ func TestPageInBrowser(t *testing.T) {
 			if _, err := chromedp.Run(ctx, chromedp.Navigate(url)); err != nil {
 				t.Fatal(err)
 			}
-			awaitText(ctx, t, "live", "plant-2 / gw-press-01", "platform", "connected", "press-1", "online", "meter-9", "tcp://192.0.2.6:502 unit 9", "is unit id 9 right?", "refused the password")
+			awaitText(ctx, t, "live", "plant-2 / gw-press-01", "platform", "connected", "press-1", "online", "meter-9", "tcp://192.0.2.6:502 unit 9", "38 of 40 monitored", "is unit id 9 right?", "refused the password")
 			awaitText(ctx, t, "force", "1204.5", "kN", "bad (timeout)", "not read yet", "油温") // the first device is open
 			saveScreenshot(ctx, t, size.name)
 			if over := evaluate[int](ctx, t, "document.documentElement.scrollWidth - window.innerWidth"); over > 0 {

@@ -65,7 +65,7 @@ func plantStatus() Status {
 		},
 		Devices: []Device{
 			{ID: "press-1", Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", State: "online", Since: now - 60_000, Tags: 3, LastTime: now, ScanMS: 3.2, IntervalMS: 1000, Scans: 60, Good: 120, Bad: 60, ScanHistogram: Histogram{Count: 60, Sum: time.Second, Buckets: map[time.Duration]uint64{time.Millisecond: 7}}},
-			{ID: "meter-9", Driver: "modbus", Endpoint: "tcp://192.0.2.6:502", Unit: new(uint8(9)), State: "offline", Since: now - 5_000, Tags: 40, Missed: 7, Reason: "no answer from unit 9 at tcp://192.0.2.6:502 within 1s: is unit id 9 right? <b>"},
+			{ID: "meter-9", Driver: "modbus", Endpoint: "tcp://192.0.2.6:502", Unit: new(uint8(9)), State: "offline", Since: now - 5_000, Tags: 40, Monitored: new(38), Missed: 7, Reason: "no answer from unit 9 at tcp://192.0.2.6:502 within 1s: is unit id 9 right? <b>"},
 		},
 	}
 }
@@ -133,6 +133,9 @@ func TestEndpoints(t *testing.T) {
 		{"/metrics", `millrace_buffer_dropped_batches_total{reason="damaged"} 7`, http.StatusOK},
 		{"/metrics", `millrace_scans_missed_total{device="meter-9"} 7`, http.StatusOK},
 		{"/metrics", `millrace_build_info{commit="abc",goversion="go1.26",version="1.0.0"} 1`, http.StatusOK},
+		{"/metrics", `millrace_tags_configured{device="meter-9"} 40`, http.StatusOK},
+		{"/metrics", `millrace_tags_monitored{device="meter-9"} 38`, http.StatusOK},
+		{"/api/status", `"monitored":38`, http.StatusOK},
 		{"/metrics", "millrace_buffer_holds_seconds 111600\n", http.StatusOK},
 		{"/metrics", "millrace_buffer_full_timestamp_seconds 1.", http.StatusOK},
 		{"/metrics", "millrace_buffer_oldest_timestamp_seconds 1.", http.StatusOK},

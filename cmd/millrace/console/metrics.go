@@ -19,7 +19,7 @@ type metrics struct {
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
-	startDelay                                      *prometheus.Desc
+	startDelay, configured, monitored               *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -35,6 +35,8 @@ func metricsHandler(s Source) http.Handler {
 		startDelay:     desc("scan_start_delay_seconds", "From when scans were due to their start, over all devices."),
 		missed:         desc("scans_missed_total", "Scans that were due and not made: overrun, or no connection.", "device"),
 		lost:           desc("values_lost_total", "Values that were dropped before they reached the agent, at the least: a full queue of the OPC UA server.", "device"),
+		configured:     desc("tags_configured", "Tags of the device that are to be subscribed. OPC UA subscriptions only.", "device"),
+		monitored:      desc("tags_monitored", "Tags of the device that the server watches for changes; fewer than configured: see the device's reason.", "device"),
 		up:             desc("device_up", "1 if the device is online or degraded, 0 if it is offline or disabled.", "device"),
 		batches:        desc("buffer_batches", "Batches not yet acknowledged by all uplinks."),
 		bytes:          desc("buffer_bytes", "Size of the buffer's files."),
@@ -62,7 +64,7 @@ func metricsHandler(s Source) http.Handler {
 // Describe is for prometheus.Collector.
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
+		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.configured, m.monitored, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
@@ -108,6 +110,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.scans, d.Scans, d.ID)
 		counter(m.missed, d.Missed, d.ID)
 		counter(m.lost, d.Lost, d.ID)
+		if d.Monitored != nil {
+			gauge(m.configured, float64(d.Tags), d.ID)
+			gauge(m.monitored, float64(*d.Monitored), d.ID)
+		}
 		gauge(m.up, truth(d.State == "online" || d.State == "degraded"), d.ID)
 		ch <- prometheus.MustNewConstHistogram(m.scanDuration, d.ScanHistogram.Count, d.ScanHistogram.Sum.Seconds(), seconds(d.ScanHistogram.Buckets), d.ID)
 	}

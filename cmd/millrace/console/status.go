@@ -111,6 +111,9 @@ type Device struct {
 	Good       uint64  `json:"good"`
 	Uncertain  uint64  `json:"uncertain"`
 	Bad        uint64  `json:"bad"`
+	// Monitored is how many of its tags the device itself watches, of an OPC UA
+	// subscription; nil: it is polled, or has not said yet.
+	Monitored *int `json:"monitored,omitempty"`
 	// Advice is what to change in its configuration, found out by asking it,
 	// in sentences for people.
 	Advice []string `json:"advice,omitempty"`

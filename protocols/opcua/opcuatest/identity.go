@@ -14,6 +14,7 @@ import (
 
 // Identity is a server's certificate and key.
 type Identity struct {
+	uri  string // of the application that it is for
 	cert []byte
 	key  *rsa.PrivateKey
 }
@@ -45,7 +46,7 @@ func NewIdentity(name string) (*Identity, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Identity{cert: slices.Clip(der), key: key}, nil
+	return &Identity{uri: template.URIs[0].String(), cert: slices.Clip(der), key: key}, nil
 }
 
 // Certificate returns the certificate in DER.

@@ -45,6 +45,25 @@ type Options struct {
 	// keeps it from telling them.
 	MaxNodesPerRead, MaxItemsPerCall int
 	HideLimits                       bool
+	// Tamper, if not nil, changes answers before they are sent, as a broken
+	// server or somebody on the line might.
+	Tamper func(ua.Response)
+	// MaxSessions, MaxSubscriptions (in a session), MaxItemsPerSubscription and
+	// MaxQueue (of an item) are bounds; 0: none. MaxItemsPerSubscription is told.
+	MaxSessions, MaxSubscriptions, MaxItemsPerSubscription, MaxQueue int
+	// SlowestSampling is the shortest sampling interval; 0: a few ms.
+	SlowestSampling time.Duration
+	// Product and Maker are what its BuildInfo says.
+	Product, Maker string
+	// Forgetful ends sessions and subscriptions with their connection.
+	Forgetful bool
+	// NoRepublish and NoTransfer leave these services out.
+	NoRepublish, NoTransfer bool
+	// Filters has it take deadbands.
+	Filters bool
+	// OneBadItemFailsAll has a CreateMonitoredItems fail as a whole for one
+	// unknown node.
+	OneBadItemFailsAll bool
 	// Now is the clock that values are made and dated by. Nil: time.Now.
 	Now func() time.Time
 	// Log takes what connections end with. Nil: nothing is logged.
@@ -57,14 +76,20 @@ type Server struct {
 	o      Options
 	ln     net.Listener
 	space  *space
+	life   context.Context //nolint:containedctx // of the sessions, which outlive the requests that make them
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu       sync.Mutex
-	conns    map[*net.TCPConn]struct{}
-	sessions map[uint32]*session // by the number in their authentication token
-	lastID   uint32              // of channels, sessions, subscriptions and items
-	muted    bool
+	// subs guards what lasts: sessions and subscriptions. It may be held when
+	// mu is taken, not the other way round.
+	subs     sync.Mutex
+	sessions map[uint32]*session      // by the number in their authentication token
+	orphans  map[uint32]*subscription // whose session has ended
+
+	mu     sync.Mutex
+	conns  map[*net.TCPConn]struct{}
+	lastID uint32 // of channels, sessions and subscriptions
+	muted  bool
 }
 
 // NewServer starts a server. It runs until Close.
@@ -93,7 +118,7 @@ func NewServer(o Options) (*Server, error) {
 		return nil, fmt.Errorf("opcuatest: %w", err)
 	}
 	s := &Server{
-		o: o, ln: ln, space: sp, cancel: cancel,
+		o: o, ln: ln, space: sp, life: ctx, cancel: cancel, orphans: make(map[uint32]*subscription),
 		conns: make(map[*net.TCPConn]struct{}), sessions: make(map[uint32]*session),
 		lastID: rand.Uint32N(1 << 30), // ids that differ after a restart, as the standard wants
 	}
@@ -115,10 +140,16 @@ func (s *Server) Set(nodeID string, value any) error {
 	if err != nil {
 		return err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	now := s.o.Now()
+	s.subs.Lock()
+	defer s.subs.Unlock()
+	for _, sub := range s.orphans {
+		sub.changed(n, now)
+	}
 	for _, sess := range s.sessions {
-		sess.changed(n)
+		for _, sub := range sess.subs {
+			sub.changed(n, now)
+		}
 	}
 	return nil
 }
@@ -133,12 +164,13 @@ func (s *Server) Mute(on bool) {
 
 // Sessions returns how many sessions there are.
 func (s *Server) Sessions() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.subs.Lock()
+	defer s.subs.Unlock()
 	return len(s.sessions)
 }
 
-// DropConnections cuts all connections; their sessions end with them.
+// DropConnections cuts all connections. Their sessions go on without, up to
+// their time-out.
 func (s *Server) DropConnections() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -154,6 +186,7 @@ func (s *Server) Close() error {
 	err := s.ln.Close()
 	s.DropConnections()
 	s.wg.Wait()
+	s.Forget(true)
 	if errors.Is(err, net.ErrClosed) {
 		return nil
 	}
@@ -200,10 +233,9 @@ func (s *Server) nextID() uint32 {
 
 // client is one connection of a client.
 type client struct {
-	srv     *Server
-	sc      *uasc.SecureChannel
-	cfg     *uasc.Config
-	session *session
+	srv *Server
+	sc  *uasc.SecureChannel
+	cfg *uasc.Config
 }
 
 // serve shakes hands and answers requests until the connection ends.
@@ -232,7 +264,7 @@ func (s *Server) serve(ctx context.Context, tcp *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	defer c.endSession()
+	defer c.leave()
 	for {
 		msg := c.sc.Receive(ctx)
 		if msg.Err != nil {

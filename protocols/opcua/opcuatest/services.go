@@ -1,6 +1,7 @@
 package opcuatest
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"encoding/binary"
@@ -21,6 +22,9 @@ func (c *client) answer(ctx context.Context, reqID uint32, req ua.Request) error
 	}
 	if res == nil {
 		return nil
+	}
+	if c.srv.o.Tamper != nil {
+		c.srv.o.Tamper(res)
 	}
 	return c.sc.SendResponseWithContext(ctx, reqID, res)
 }
@@ -45,42 +49,59 @@ func (c *client) handle(ctx context.Context, reqID uint32, req ua.Request) (ua.R
 	case *ua.CreateSessionRequest:
 		return c.createSession(req)
 	case *ua.ActivateSessionRequest:
-		return c.activateSession(ctx, req)
+		return c.activateSession(req)
 	}
-	s := c.sessionOf(req)
+	s, status := c.sessionOf(req)
 	if s == nil {
-		return nil, ua.StatusBadSessionIDInvalid
-	}
-	if !s.active {
-		return nil, ua.StatusBadSessionNotActivated
+		return nil, status
 	}
 	switch req := req.(type) {
 	case *ua.CloseSessionRequest:
-		c.endSession()
+		s.close(req.DeleteSubscriptions)
 		return &ua.CloseSessionResponse{ResponseHeader: header(req, ua.StatusOK)}, nil
 	case *ua.ReadRequest:
 		return c.srv.read(req)
 	case *ua.BrowseRequest:
 		return c.srv.browse(req), nil
 	case *ua.CreateSubscriptionRequest:
-		return s.createSubscription(req), nil
+		return s.createSubscription(req)
 	case *ua.DeleteSubscriptionsRequest:
 		return s.deleteSubscriptions(req), nil
 	case *ua.CreateMonitoredItemsRequest:
 		return s.createItems(req)
 	case *ua.PublishRequest:
-		return s.queuePublish(reqID, req)
+		return s.queuePublish(c, reqID, req)
+	case *ua.RepublishRequest:
+		return s.republish(req)
+	case *ua.TransferSubscriptionsRequest:
+		return s.transfer(req)
+	case *ua.DeleteMonitoredItemsRequest:
+		return s.deleteItems(req)
+	case *ua.TranslateBrowsePathsToNodeIDsRequest:
+		return c.srv.translate(req), nil
 	}
 	return nil, ua.StatusBadServiceUnsupported
 }
 
-// sessionOf returns the session that a request belongs to.
-func (c *client) sessionOf(req ua.Request) *session {
+// sessionOf returns the session that a request belongs to, or what is wrong.
+func (c *client) sessionOf(req ua.Request) (*session, ua.StatusCode) {
 	h := req.Header()
-	if c.session == nil || h == nil || h.AuthenticationToken == nil || h.AuthenticationToken.IntID() != c.session.id {
-		return nil
+	if h == nil || h.AuthenticationToken == nil {
+		return nil, ua.StatusBadSessionIDInvalid
 	}
-	return c.session
+	c.srv.subs.Lock()
+	defer c.srv.subs.Unlock()
+	s := c.srv.sessions[h.AuthenticationToken.IntID()]
+	switch {
+	case s == nil:
+		return nil, ua.StatusBadSessionIDInvalid
+	case s.client != c:
+		return nil, ua.StatusBadSecureChannelIDInvalid
+	case !s.active:
+		return nil, ua.StatusBadSessionNotActivated
+	}
+	s.used = time.Now()
+	return s, ua.StatusOK
 }
 
 func (s *Server) endpoints() []*ua.EndpointDescription {
@@ -93,10 +114,10 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 		offers = append(offers, offer{ua.SecurityPolicyURINone, ua.MessageSecurityModeNone})
 	}
 	var cert []byte
-	tokenPolicy := ua.SecurityPolicyURINone
+	tokenPolicy, application := ua.SecurityPolicyURINone, "urn:"+s.o.Name
 	if s.o.Identity != nil {
 		tokenPolicy = ua.SecurityPolicyURIBasic256Sha256
-		cert = s.o.Identity.cert
+		cert, application = s.o.Identity.cert, s.o.Identity.uri
 		offers = append(offers,
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSign},
 			offer{ua.SecurityPolicyURIBasic256Sha256, ua.MessageSecurityModeSignAndEncrypt})
@@ -111,7 +132,7 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 			// A name that nobody can resolve, as real servers like to give.
 			EndpointURL: "opc.tcp://unreachable.invalid:4840",
 			Server: &ua.ApplicationDescription{
-				ApplicationURI: "urn:" + s.o.Name, ProductURI: "urn:millrace:opcuatest",
+				ApplicationURI: application, ProductURI: "urn:millrace:opcuatest",
 				ApplicationName: ua.NewLocalizedText(s.o.Name), ApplicationType: ua.ApplicationTypeServer,
 			},
 			ServerCertificate: cert, SecurityMode: o.mode, SecurityPolicyURI: o.policy,
@@ -124,7 +145,6 @@ func (s *Server) endpoints() []*ua.EndpointDescription {
 }
 
 func (c *client) createSession(req *ua.CreateSessionRequest) (ua.Response, error) {
-	c.endSession()
 	if c.srv.o.OnlySecure && c.cfg.SecurityMode == ua.MessageSecurityModeNone {
 		return nil, ua.StatusBadSecurityModeRejected
 	}
@@ -136,11 +156,20 @@ func (c *client) createSession(req *ua.CreateSessionRequest) (ua.Response, error
 	if err != nil {
 		return nil, ua.StatusBadCertificateInvalid
 	}
-	c.session = newSession(c, nonce, req.ClientCertificate)
+	sess := newSession(c, nonce, req)
+	c.srv.subs.Lock()
+	full := c.srv.o.MaxSessions > 0 && len(c.srv.sessions) >= c.srv.o.MaxSessions
+	if !full {
+		c.srv.sessions[sess.id] = sess
+	}
+	c.srv.subs.Unlock()
+	if full {
+		return nil, ua.StatusBadTooManySessions
+	}
 	return &ua.CreateSessionResponse{
 		ResponseHeader:        header(req, ua.StatusOK),
-		SessionID:             ua.NewNumericNodeID(1, c.session.id),
-		AuthenticationToken:   ua.NewNumericNodeID(0, c.session.id),
+		SessionID:             ua.NewNumericNodeID(1, sess.id),
+		AuthenticationToken:   ua.NewNumericNodeID(0, sess.id),
 		RevisedSessionTimeout: req.RequestedSessionTimeout,
 		ServerNonce:           nonce, ServerCertificate: c.cfg.Certificate,
 		ServerEndpoints: c.srv.endpoints(),
@@ -148,26 +177,55 @@ func (c *client) createSession(req *ua.CreateSessionRequest) (ua.Response, error
 	}, nil
 }
 
-func (c *client) activateSession(ctx context.Context, req *ua.ActivateSessionRequest) (ua.Response, error) {
-	s := c.sessionOf(req)
+// activateSession also moves a session to another channel, whose client must
+// have the same certificate and be the same user (Part 4, 5.7.3).
+func (c *client) activateSession(req *ua.ActivateSessionRequest) (ua.Response, error) {
+	c.srv.subs.Lock()
+	s := c.srv.sessions[req.RequestHeader.AuthenticationToken.IntID()]
+	var nonce []byte
+	if s != nil {
+		nonce = s.nonce
+	}
+	c.srv.subs.Unlock()
 	if s == nil {
 		return nil, ua.StatusBadSessionIDInvalid
 	}
-	if err := c.sc.VerifySessionSignature(s.clientCert, s.nonce, req.ClientSignature.Signature); err != nil {
+	if c.cfg.SecurityMode != ua.MessageSecurityModeNone && !bytes.Equal(c.cfg.RemoteCertificate, s.clientCert) {
+		return nil, ua.StatusBadSecurityChecksFailed
+	}
+	if err := c.sc.VerifySessionSignature(s.clientCert, nonce, req.ClientSignature.Signature); err != nil {
 		return nil, ua.StatusBadApplicationSignatureInvalid
 	}
-	if err := c.checkUser(s, req.UserIdentityToken); err != nil {
+	if err := c.checkUser(nonce, req.UserIdentityToken); err != nil {
 		return nil, err
 	}
-	c.srv.mu.Lock()
-	s.active = true
-	c.srv.sessions[s.id] = s
-	c.srv.mu.Unlock()
-	s.run(ctx)
-	return &ua.ActivateSessionResponse{ResponseHeader: header(req, ua.StatusOK), ServerNonce: s.nonce}, nil
+	user := ""
+	if u, ok := req.UserIdentityToken.Value.(*ua.UserNameIdentityToken); ok {
+		user = u.UserName
+	}
+	fresh := make([]byte, 32)
+	if _, err := rand.Read(fresh); err != nil {
+		return nil, err
+	}
+	c.srv.subs.Lock()
+	defer c.srv.subs.Unlock()
+	switch {
+	case c.srv.sessions[s.id] != s:
+		return nil, ua.StatusBadSessionIDInvalid
+	case s.active && s.user != user:
+		return nil, ua.StatusBadUserAccessDenied
+	case !s.active && s.client != c:
+		return nil, ua.StatusBadSecureChannelIDInvalid
+	}
+	if !s.active {
+		s.run(c.srv.life)
+	}
+	s.active, s.user, s.nonce = true, user, fresh
+	s.attach(c)
+	return &ua.ActivateSessionResponse{ResponseHeader: header(req, ua.StatusOK), ServerNonce: fresh}, nil
 }
 
-func (c *client) checkUser(s *session, token *ua.ExtensionObject) error {
+func (c *client) checkUser(nonce []byte, token *ua.ExtensionObject) error {
 	if len(c.srv.o.Users) == 0 {
 		return nil
 	}
@@ -183,10 +241,10 @@ func (c *client) checkUser(s *session, token *ua.ExtensionObject) error {
 		}
 		plain, err := algo.Decrypt(user.Password)
 		// Part 4, 7.41.2.2: a length, the password, the server's nonce.
-		if err != nil || len(plain) < 4+len(s.nonce) || int(binary.LittleEndian.Uint32(plain)) != len(plain)-4 {
+		if err != nil || len(plain) < 4+len(nonce) || int(binary.LittleEndian.Uint32(plain)) != len(plain)-4 {
 			return ua.StatusBadIdentityTokenInvalid
 		}
-		password = plain[4 : len(plain)-len(s.nonce)]
+		password = plain[4 : len(plain)-len(nonce)]
 	}
 	if want, ok := c.srv.o.Users[user.UserName]; !ok || want != string(password) {
 		return ua.StatusBadUserAccessDenied
@@ -194,16 +252,23 @@ func (c *client) checkUser(s *session, token *ua.ExtensionObject) error {
 	return nil
 }
 
-func (c *client) endSession() {
-	s := c.session
-	if s == nil {
-		return
+// leave lets go of the sessions on a connection that has ended.
+func (c *client) leave() {
+	var ended []*session
+	c.srv.subs.Lock()
+	for _, s := range c.srv.sessions {
+		if s.client != c {
+			continue
+		}
+		s.detach(c)
+		if c.srv.o.Forgetful || !s.active {
+			ended = append(ended, s)
+		}
 	}
-	c.session = nil
-	c.srv.mu.Lock()
-	delete(c.srv.sessions, s.id)
-	c.srv.mu.Unlock()
-	s.end()
+	c.srv.subs.Unlock()
+	for _, s := range ended {
+		s.close(true)
+	}
 }
 
 func (s *Server) read(req *ua.ReadRequest) (ua.Response, error) {

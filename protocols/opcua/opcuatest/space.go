@@ -22,10 +22,15 @@ type Node struct {
 	// status and times. Until it changes, no one is told. It is called by one
 	// goroutine at a time. Nil: what Set says, and nothing before.
 	Value func(now time.Time) any
+	// Low and High are its EURange; both 0: it has none.
+	Low, High float64
+	// Absent leaves it out until Server.Add puts it there.
+	Absent bool
 }
 
 // space is the address space: fixed nodes with values that change.
 type space struct {
+	mu    sync.Mutex
 	nodes map[string]*node // by NodeId in gopcua's text form
 	list  []*node          // as given
 }
@@ -35,6 +40,7 @@ type node struct {
 	name string
 	id   *ua.NodeID
 	make func(now time.Time) any
+	span float64 // of its EURange; 0: it has none
 
 	mu   sync.Mutex
 	raw  any // what the current value was made of
@@ -52,12 +58,18 @@ func newSpace(o *Options) (*space, error) {
 			return uint32(n)
 		}
 	}
+	started := time.Now().UTC()
+	text := func(s string) func(time.Time) any { return func(time.Time) any { return s } }
 	standard := []Node{
-		{"NamespaceArray", fmt.Sprintf("i=%d", id.Server_NamespaceArray), func(time.Time) any { return namespaces }},
-		{"CurrentTime", fmt.Sprintf("i=%d", id.Server_ServerStatus_CurrentTime), func(now time.Time) any { return now }},
-		{"State", fmt.Sprintf("i=%d", id.Server_ServerStatus_State), func(time.Time) any { return int32(ua.ServerStateRunning) }},
-		{"MaxNodesPerRead", fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), limit(o.MaxNodesPerRead)},
-		{"MaxMonitoredItemsPerCall", fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), limit(o.MaxItemsPerCall)},
+		{Name: "NamespaceArray", NodeID: fmt.Sprintf("i=%d", id.Server_NamespaceArray), Value: func(time.Time) any { return namespaces }},
+		{Name: "CurrentTime", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_CurrentTime), Value: func(now time.Time) any { return now }},
+		{Name: "StartTime", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_StartTime), Value: func(time.Time) any { return started }},
+		{Name: "State", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_State), Value: func(time.Time) any { return int32(ua.ServerStateRunning) }},
+		{Name: "MaxNodesPerRead", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxNodesPerRead), Value: limit(o.MaxNodesPerRead)},
+		{Name: "MaxMonitoredItemsPerCall", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_OperationLimits_MaxMonitoredItemsPerCall), Value: limit(o.MaxItemsPerCall)},
+		{Name: "MaxMonitoredItemsPerSubscription", NodeID: fmt.Sprintf("i=%d", id.Server_ServerCapabilities_MaxMonitoredItemsPerSubscription), Value: limit(o.MaxItemsPerSubscription)},
+		{Name: "ProductName", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_BuildInfo_ProductName), Value: text(o.Product)},
+		{Name: "ManufacturerName", NodeID: fmt.Sprintf("i=%d", id.Server_ServerStatus_BuildInfo_ManufacturerName), Value: text(o.Maker)},
 	}
 	for _, n := range slices.Concat(standard, o.Nodes) {
 		nodeID, err := ua.ParseNodeID(n.NodeID)
@@ -68,11 +80,16 @@ func newSpace(o *Options) (*space, error) {
 		if sp.nodes[key] != nil {
 			return nil, fmt.Errorf("opcuatest: %s is there twice", n.NodeID)
 		}
-		v := &node{name: n.Name, id: nodeID, make: n.Value, data: &ua.DataValue{}}
+		v := &node{name: n.Name, id: nodeID, make: n.Value, span: n.High - n.Low, data: &ua.DataValue{}}
 		if v.name == "" {
 			v.name = n.NodeID
 		}
-		sp.nodes[key] = v
+		if !n.Absent {
+			sp.nodes[key] = v
+		}
+		if v.span != 0 {
+			sp.addRange(v, n.Low, n.High)
+		}
 		if nodeID.Namespace() != 0 {
 			sp.list = append(sp.list, v)
 		}
@@ -84,6 +101,8 @@ func (sp *space) find(nodeID *ua.NodeID) *node {
 	if nodeID == nil {
 		return nil
 	}
+	sp.mu.Lock()
+	defer sp.mu.Unlock()
 	return sp.nodes[nodeID.String()]
 }
 

@@ -8,46 +8,65 @@ import (
 	"github.com/gopcua/opcua/ua"
 )
 
-// session is a client's session with its subscriptions.
+// session is a client's session with its subscriptions. It outlives the
+// connection that it is used on, up to its time-out. Its fields are guarded by
+// Server.subs, where it does not say otherwise.
 type session struct {
-	client     *client
 	srv        *Server
 	id         uint32
-	nonce      []byte
 	clientCert []byte
-	active     bool
+	timeout    time.Duration
+	user       string // who may use it and take its subscriptions
 
 	stop context.CancelFunc
 	wg   sync.WaitGroup
+	wake chan struct{} // a PublishRequest came
 
-	mu      sync.Mutex
+	client  *client // whose connection it is on; nil: none at present
+	nonce   []byte  // that the next ActivateSession must sign
+	active  bool
+	used    time.Time // the last request, or the end of the connection
 	subs    map[uint32]*subscription
 	publish []publishRequest // waiting to be answered, the oldest first
-	wake    chan struct{}    // a PublishRequest came
 }
 
 type publishRequest struct {
-	id  uint32
-	req *ua.PublishRequest
+	id     uint32
+	req    *ua.PublishRequest
+	client *client
+	acks   []ua.StatusCode
 }
 
-// maxPublish is how many PublishRequests may wait.
-const maxPublish = 100
+// maxPublish is how many PublishRequests may wait, and maxSent how many
+// messages are kept until they are acknowledged, at the least (Part 4,
+// 5.14.1.2: twice as many).
+const (
+	maxPublish = 100
+	maxSent    = 2 * maxPublish
+)
 
+// subscription outlives its session: another one may take it over.
 type subscription struct {
 	id        uint32
+	user      string
 	interval  time.Duration
 	keepAlive uint32 // in intervals
+	life      time.Duration
 	seq       uint32 // of the next message
 	idle      uint32 // intervals since the last message
 	due       time.Time
+	served    time.Time // when a PublishRequest was there for it
 	items     []*item
+	lastItem  uint32
+	sent      []*ua.NotificationMessage // not acknowledged, the oldest first
 }
 
 // item is one monitored item and the queue of its values.
 type item struct {
+	id     uint32
 	node   *node
 	handle uint32
+	band   deadband
 	every  time.Duration
 	due    time.Time
 	size   int
@@ -55,10 +74,11 @@ type item struct {
 	last   *ua.DataValue
 }
 
-func newSession(c *client, nonce, clientCert []byte) *session {
+func newSession(c *client, nonce []byte, req *ua.CreateSessionRequest) *session {
 	return &session{
-		client: c, srv: c.srv, id: c.srv.nextID(), nonce: nonce, clientCert: clientCert,
-		stop: func() {}, subs: make(map[uint32]*subscription), wake: make(chan struct{}, 1),
+		client: c, srv: c.srv, id: c.srv.nextID(), nonce: nonce, clientCert: req.ClientCertificate,
+		timeout: max(100*time.Millisecond, time.Duration(req.RequestedSessionTimeout*float64(time.Millisecond))),
+		stop:    func() {}, subs: make(map[uint32]*subscription), wake: make(chan struct{}, 1), used: time.Now(),
 	}
 }
 
@@ -68,15 +88,11 @@ func (s *session) run(ctx context.Context) {
 	s.wg.Go(func() { s.loop(ctx) })
 }
 
-func (s *session) end() {
-	s.stop()
-	s.wg.Wait()
-}
-
 // tick is how finely sampling and publishing intervals are kept.
 const tick = 5 * time.Millisecond
 
 func (s *session) loop(ctx context.Context) {
+	defer s.stop()
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	for {
@@ -86,39 +102,46 @@ func (s *session) loop(ctx context.Context) {
 		case <-ticker.C:
 		case <-s.wake:
 		}
-		if s.step(ctx) != nil {
+		if s.step(ctx) {
 			return
 		}
 	}
 }
 
-// step samples what is due and publishes what is there.
-func (s *session) step(ctx context.Context) error {
+// step samples what is due and publishes what is there. It says whether the
+// session has ended.
+func (s *session) step(ctx context.Context) bool {
 	s.srv.mu.Lock()
 	muted := s.srv.muted
 	s.srv.mu.Unlock()
 	if muted {
-		return nil
+		return false
 	}
-	for _, p := range s.collect() {
+	out, ended := s.collect()
+	for _, p := range out {
 		// Not under the lock: a client that does not read must not hold up Set.
-		if err := s.client.sc.SendResponseWithContext(ctx, p.id, p.res); err != nil {
-			return err
-		}
+		// What is lost on the way can be asked for again.
+		_ = p.client.sc.SendResponseWithContext(ctx, p.id, p.res)
 	}
-	return nil
+	return ended
 }
 
 type publishResponse struct {
-	id  uint32
-	res *ua.PublishResponse
+	id     uint32
+	client *client
+	res    ua.Response
 }
 
 // collect takes what is due out of the queues.
-func (s *session) collect() []publishResponse {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+func (s *session) collect() ([]publishResponse, bool) {
+	s.srv.subs.Lock()
+	defer s.srv.subs.Unlock()
 	now := time.Now()
+	if now.Sub(s.used) > s.timeout && len(s.publish) == 0 {
+		s.leave()
+		return nil, true
+	}
+	s.srv.expireOrphans(now)
 	for _, sub := range s.subs {
 		for _, it := range sub.items {
 			if !now.Before(it.due) {
@@ -128,7 +151,13 @@ func (s *session) collect() []publishResponse {
 		}
 	}
 	var out []publishResponse
-	for _, sub := range s.subs {
+	for id, sub := range s.subs {
+		if len(s.publish) > 0 {
+			sub.served = now
+		} else if now.Sub(sub.served) > sub.life {
+			delete(s.subs, id)
+			continue
+		}
 		if now.Before(sub.due) || len(s.publish) == 0 {
 			continue
 		}
@@ -141,7 +170,7 @@ func (s *session) collect() []publishResponse {
 		sub.idle, sub.due = 0, now.Add(sub.interval)
 		out = append(out, s.respond(sub, data))
 	}
-	return out
+	return out, false
 }
 
 // respond answers the oldest PublishRequest.
@@ -152,11 +181,23 @@ func (s *session) respond(sub *subscription, data []*ua.MonitoredItemNotificatio
 	if len(data) > 0 {
 		msg.NotificationData = []*ua.ExtensionObject{ua.NewExtensionObject(&ua.DataChangeNotification{MonitoredItems: data, DiagnosticInfos: []*ua.DiagnosticInfo{}})}
 		sub.seq++
+		sub.sent = append(sub.sent, msg)
+		if len(sub.sent) > maxSent {
+			sub.sent = sub.sent[1:]
+		}
 	}
-	return publishResponse{id: p.id, res: &ua.PublishResponse{
-		ResponseHeader: header(p.req, ua.StatusOK), SubscriptionID: sub.id, AvailableSequenceNumbers: []uint32{},
-		NotificationMessage: msg, Results: make([]ua.StatusCode, len(p.req.SubscriptionAcknowledgements)), DiagnosticInfos: []*ua.DiagnosticInfo{},
+	return publishResponse{id: p.id, client: p.client, res: &ua.PublishResponse{
+		ResponseHeader: header(p.req, ua.StatusOK), SubscriptionID: sub.id, AvailableSequenceNumbers: sub.available(),
+		NotificationMessage: msg, Results: p.acks, DiagnosticInfos: []*ua.DiagnosticInfo{},
 	}}
+}
+
+func (s *subscription) available() []uint32 {
+	list := make([]uint32, len(s.sent))
+	for i, m := range s.sent {
+		list[i] = m.SequenceNumber
+	}
+	return list
 }
 
 // drain empties the queues of all items.
@@ -181,7 +222,7 @@ func (s *subscription) drain() []*ua.MonitoredItemNotification {
 // take queues a value if it is a new one. In a full queue the oldest goes, and
 // the next says so (Part 4, 5.13.1.5).
 func (i *item) take(dv *ua.DataValue) {
-	if dv == i.last {
+	if dv == i.last || !i.band.exceeds(i.last, dv) {
 		return
 	}
 	i.last = dv
@@ -195,89 +236,4 @@ func (i *item) take(dv *ua.DataValue) {
 		}
 	}
 	i.queue = append(i.queue, dv)
-}
-
-// changed tells the items of a node that it was set.
-func (s *session) changed(n *node) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, sub := range s.subs {
-		for _, it := range sub.items {
-			if it.node == n {
-				it.take(n.current(s.srv.o.Now()))
-			}
-		}
-	}
-}
-
-func (s *session) createSubscription(req *ua.CreateSubscriptionRequest) ua.Response {
-	interval := max(tick, time.Duration(req.RequestedPublishingInterval*float64(time.Millisecond)))
-	sub := &subscription{id: s.srv.nextID(), interval: interval, keepAlive: max(1, req.RequestedMaxKeepAliveCount), seq: 1, due: time.Now().Add(interval)}
-	s.mu.Lock()
-	s.subs[sub.id] = sub
-	s.mu.Unlock()
-	return &ua.CreateSubscriptionResponse{
-		ResponseHeader: header(req, ua.StatusOK), SubscriptionID: sub.id,
-		RevisedPublishingInterval: float64(interval) / float64(time.Millisecond),
-		RevisedLifetimeCount:      req.RequestedLifetimeCount, RevisedMaxKeepAliveCount: sub.keepAlive,
-	}
-}
-
-func (s *session) deleteSubscriptions(req *ua.DeleteSubscriptionsRequest) ua.Response {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	results := make([]ua.StatusCode, len(req.SubscriptionIDs))
-	for i, id := range req.SubscriptionIDs {
-		if s.subs[id] == nil {
-			results[i] = ua.StatusBadSubscriptionIDInvalid
-		}
-		delete(s.subs, id)
-	}
-	return &ua.DeleteSubscriptionsResponse{ResponseHeader: header(req, ua.StatusOK), Results: results, DiagnosticInfos: []*ua.DiagnosticInfo{}}
-}
-
-func (s *session) createItems(req *ua.CreateMonitoredItemsRequest) (ua.Response, error) {
-	if limit := s.srv.o.MaxItemsPerCall; limit > 0 && len(req.ItemsToCreate) > limit {
-		return nil, ua.StatusBadTooManyOperations
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	sub := s.subs[req.SubscriptionID]
-	if sub == nil {
-		return nil, ua.StatusBadSubscriptionIDInvalid
-	}
-	results := make([]*ua.MonitoredItemCreateResult, len(req.ItemsToCreate))
-	for i, r := range req.ItemsToCreate {
-		results[i] = &ua.MonitoredItemCreateResult{FilterResult: ua.NewExtensionObject(nil)}
-		n := s.srv.space.find(r.ItemToMonitor.NodeID)
-		if n == nil {
-			results[i].StatusCode = ua.StatusBadNodeIDUnknown
-			continue
-		}
-		p := r.RequestedParameters
-		it := &item{node: n, handle: p.ClientHandle, size: int(max(1, min(p.QueueSize, 1000))), every: max(tick, time.Duration(p.SamplingInterval*float64(time.Millisecond)))}
-		it.take(n.current(s.srv.o.Now()))
-		sub.items = append(sub.items, it)
-		results[i].MonitoredItemID = uint32(len(sub.items))
-		results[i].RevisedSamplingInterval = p.SamplingInterval
-		results[i].RevisedQueueSize = uint32(it.size)
-	}
-	return &ua.CreateMonitoredItemsResponse{ResponseHeader: header(req, ua.StatusOK), Results: results, DiagnosticInfos: []*ua.DiagnosticInfo{}}, nil
-}
-
-func (s *session) queuePublish(reqID uint32, req *ua.PublishRequest) (ua.Response, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if len(s.subs) == 0 {
-		return nil, ua.StatusBadNoSubscription
-	}
-	if len(s.publish) >= maxPublish {
-		return nil, ua.StatusBadTooManyPublishRequests
-	}
-	s.publish = append(s.publish, publishRequest{id: reqID, req: req})
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
-	return nil, nil //nolint:nilnil // it is answered when there is something to say
 }

@@ -188,6 +188,7 @@ function drawDevice(s, d) {
   const head = card.firstChild;
   head.setAttribute('aria-expanded', isOpen);
   const facts = [d.driver + ' ' + d.endpoint + (d.unit === undefined ? '' : ' unit ' + d.unit), d.tags + (d.tags === 1 ? ' tag' : ' tags')];
+  if (d.monitored !== undefined) facts.push(d.monitored + ' of ' + d.tags + ' monitored');
   if (d.last_time) facts.push('answered ' + span(s.now - d.last_time) + ' ago');
   if (d.scan_ms) facts.push('scan ' + (d.scan_ms < 10 ? d.scan_ms.toFixed(1) : Math.round(d.scan_ms)) + ' ms of ' + d.interval_ms + ' ms');
   if (d.bad_tags) facts.push(d.bad_tags + ' bad');
