@@ -374,7 +374,9 @@ func (r *opcuaReport) targets() (all []target) {
 		all = append(all, target{fmt.Sprintf("%s back after %.0f s: first value, ms, at worst", q.Server, q.AwaySeconds), 2000, q.WorstMS, true})
 	}
 	if c := r.Cuts; c != nil {
-		all = append(all, target{fmt.Sprintf("%d connections cut: values missing", c.Cuts), 0, float64(c.Missing), true})
+		all = append(all,
+			target{"connections cut and made again", cutTimes, float64(c.survived()), false},
+			target{fmt.Sprintf("%d connections cut: values missing", c.Cuts), 0, float64(c.Missing), true})
 	}
 	return all
 }

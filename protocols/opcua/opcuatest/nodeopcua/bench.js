@@ -26,6 +26,8 @@ function addLooks(what, n) {
 
 module.exports = {
   options(options) {
+    // Room for those that a client which does not go on with them leaves behind.
+    options.serverCapabilities.maxSubscriptions = options.serverCapabilities.maxSessions = 1000;
     options.serverCapabilities.operationLimits = { maxNodesPerRead: 1000, maxMonitoredItemsPerCall: 1000 };
   },
   build({ own, add }) {
