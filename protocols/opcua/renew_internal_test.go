@@ -24,7 +24,7 @@ func TestRenew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	plain, err := openChannel(t.Context(), u, plainConfig(), 10*time.Second)
+	plain, err := openChannel(t.Context(), u, plainConfig(), 10*time.Second, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func TestRenew(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c, err := openChannel(t.Context(), u, cfg, 10*time.Second)
+		c, err := openChannel(t.Context(), u, cfg, 10*time.Second, time.Hour)
 		if err != nil {
 			t.Fatalf("%s %v: %v", e.SecurityPolicyURI, e.SecurityMode, err)
 		}
