@@ -97,6 +97,14 @@ ANSWERS ?= 1000000
 answers: ## have ANSWERS=1000000 answers of faulty Modbus devices looked at (some minutes)
 	@MILLRACE_ANSWERS=$(ANSWERS) go test -v -count 1 -timeout 0 -parallel 32 -run NeverAWrongValue ./protocols/modbus | grep -v -e '^=== '
 
+# Breaks of an OPC UA connection at random moments, of which none may lose a
+# value or leave anything behind.
+DROPS ?= 5000
+
+.PHONY: soak
+soak: ## break an OPC UA connection DROPS=5000 times at random moments (some minutes)
+	@MILLRACE_DROPS=$(DROPS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestSoak ./protocols/opcua
+
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions
 	@go build -o bin/millrace-bench ./cmd/millrace-bench

@@ -574,14 +574,14 @@ func (b *bus) closeConnection() {
 // drain takes in what a connection brought before it ended. It is false if
 // there was nothing.
 func (b *bus) drain() bool {
-	for any := false; ; any = true {
+	for some := false; ; some = true {
 		select {
 		case rep := <-b.sub.Reports():
 			if rep.Err == nil {
 				b.deliver(rep)
 			}
 		default:
-			return any
+			return some
 		}
 	}
 }

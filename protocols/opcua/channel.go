@@ -151,8 +151,7 @@ func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID,
 var errPanicked = errors.New("the server said something that the OPC UA library could not take")
 
 // guarded calls into gopcua, which takes much of what a server says for
-// granted. (What its reader stumbles over, in a goroutine of its own, cannot
-// be caught here.)
+// granted. Answers are decoded in it, too: see secureChannel.
 func guarded(call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

@@ -74,7 +74,7 @@ func New(o Options) *Driver {
 	if o.ApplicationURI == "" {
 		o.ApplicationURI = "urn:millrace:" + o.ApplicationName
 	}
-	return &Driver{o: o, symbols: newSymbols(), trustLook: trustLook}
+	return &Driver{o: o, symbols: newSymbols(), trustLook: trustLook, retryEvery: retryInterval, lifetime: channelLifetime}
 }
 
 // identity returns the driver's certificate and key, which it makes if they

@@ -31,9 +31,9 @@ type made struct {
 	queue    uint32
 }
 
-// statusNoNamespace stands for a namespace that the server does not have; it
+// noNamespace stands for a namespace that the server does not have; it
 // is no code of the standard's.
-const statusNoNamespace ua.StatusCode = 0x80FF_0000
+const noNamespace ua.StatusCode = 0x80FF_0000 //nolint:errname // a status code
 
 // How many values of a tag the server keeps between two of its messages, where
 // the configuration does not say.
@@ -62,7 +62,7 @@ func (p *publisher) createItems(ctx context.Context, sub *subscription, handles 
 			continue
 		}
 		it := sub.items[h]
-		it.on, it.trouble = false, statusNoNamespace
+		it.on, it.trouble = false, noNamespace
 		c.done = append(c.done, made{handle: h, item: it})
 		p.log.Warn("a tag's namespace is not on the server", slog.String("device", sub.dev.ID), slog.String("tag", sub.tagName(h)), slog.String("namespace", sub.addrs[h].uri))
 	}
@@ -122,19 +122,20 @@ func (c *creation) ask(ctx context.Context, list []*ua.MonitoredItemCreateReques
 			limits.perItems = (hi - lo) / 2
 			continue
 		}
-		if err != nil {
-			if err = c.divide(ctx, list[lo:hi], err); err != nil {
-				return err
-			}
+		if err := c.divide(ctx, list[lo:hi], err); err != nil {
+			return err
 		}
 		lo = hi
 	}
 	return nil
 }
 
-// divide finds the item that a whole call failed for, as some servers have it,
-// and makes the others.
+// divide finds the item that a whole call failed for, if it did, as some
+// servers have it, and makes the others.
 func (c *creation) divide(ctx context.Context, list []*ua.MonitoredItemCreateRequest, err error) error {
+	if err == nil {
+		return nil
+	}
 	status, ok := errors.AsType[ua.StatusCode](err)
 	if !ok || breaks(err) || gone(err) {
 		return err
@@ -146,10 +147,8 @@ func (c *creation) divide(ctx context.Context, list []*ua.MonitoredItemCreateReq
 		return nil
 	}
 	for _, part := range [][]*ua.MonitoredItemCreateRequest{list[:len(list)/2], list[len(list)/2:]} {
-		if err := c.call(ctx, part); err != nil {
-			if err = c.divide(ctx, part, err); err != nil {
-				return err
-			}
+		if err := c.divide(ctx, part, c.call(ctx, part)); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -12,7 +12,7 @@ const (
 // missed is told whenever values of a subscription may be missing between two
 // that came. It is called with no lock held that it could not take, from the
 // goroutines of the publisher or of the bus, and must not wait.
-func (b *bus) missed(sub *subscription, why cause) {
+func (b *bus) missed(sub *subscription, why cause) { //nolint:unparam // what reads the history wants both
 	b.stats.misses.Add(1)
 	_, _ = sub, why
 }

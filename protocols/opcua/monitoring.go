@@ -68,7 +68,7 @@ func (p *publisher) monitoring() map[*protocols.Device]protocols.Monitoring {
 				m.Monitored++
 				continue
 			}
-			if at, any := first[sub.dev]; !any || sub.tags[h] < at {
+			if at, one := first[sub.dev]; !one || sub.tags[h] < at {
 				first[sub.dev] = sub.tags[h]
 				m.Why = p.whyNot(sub, h)
 			}
@@ -83,7 +83,7 @@ func (p *publisher) whyNot(sub *subscription, h int) string {
 	status := sub.items[h].trouble
 	cause, todo := p.bus.driver.symbols.statusText(status), "see what the server's log says"
 	switch status & symbolMask {
-	case statusNoNamespace:
+	case noNamespace:
 		cause, todo = fmt.Sprintf("the server has no namespace %q", sub.addrs[h].uri), "check the URI behind nsu="
 	case ua.StatusBadNodeIDUnknown:
 		todo = "check its address, and that the program with it is loaded; it is tried again by itself"
@@ -101,7 +101,7 @@ func (p *publisher) whyNot(sub *subscription, h int) string {
 
 // whyAbsent is the reason of a tag that is not monitored.
 func (t symbols) whyAbsent(status ua.StatusCode) protocols.Reason {
-	if status == statusNoNamespace {
+	if status == noNamespace {
 		return protocols.NoSuchNode
 	}
 	return t.reason(status)

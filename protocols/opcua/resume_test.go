@@ -3,6 +3,8 @@ package opcua_test
 import (
 	"context"
 	"fmt"
+	"path/filepath"
+	"strconv"
 	"testing"
 	"time"
 
@@ -177,4 +179,78 @@ func TestPeerDropsLoseNothing(t *testing.T) {
 		t.Fatalf("%v; %d times taken up; %+v", w.conflicts, w.resumed, stats(b))
 	}
 	t.Logf("%d values, %d times taken up, the slowest in %s", w.last, w.resumed, slowest)
+}
+
+// TestPeerRenews has the secure channel's token renewed every second, under
+// load, and wants every value.
+func TestPeerRenews(t *testing.T) {
+	t.Parallel()
+	srv := startPeer(t, 0, "renewals")
+	drv := driver(t)
+	drv.Lifetime(2 * time.Second)
+	d := device(srv.Endpoint(), "ns=2;s=Samples")
+	d.OPCUA.SecurityPolicy = "Basic256Sha256"
+	d.OPCUA.Trust = filepath.Join(t.TempDir(), "pki", "trusted")
+	b := open(t, drv, d)
+	trustRejected(t, d.OPCUA.Trust, b.Connect(context.Background()))
+	connect(t, b)
+	subscribe(t, b, d)
+	w := &whole{}
+	renewals := func() int {
+		said, err := srv.Ask(context.Background(), "renewals")
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := strconv.Atoi(string(said))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	for renewals() < 3 {
+		if !w.until(t, b, 0, w.last+10, patience) {
+			t.Fatal("the connection broke")
+		}
+	}
+	if s := stats(b); s != (opcua.Stats{}) || len(w.conflicts) > 0 {
+		t.Errorf("%+v %v", s, w.conflicts)
+	}
+}
+
+// TestPeerIsBackSoon restarts a server that wants encryption, and wants a
+// value less than two seconds after it listens again, with a try each second
+// (see the collector's backoff).
+func TestPeerIsBackSoon(t *testing.T) {
+	t.Parallel()
+	srv := startPeer(t, 0)
+	d := device(srv.Endpoint(), "ns=2;s=Samples")
+	d.OPCUA.SecurityPolicy = "Basic256Sha256"
+	d.OPCUA.Trust = filepath.Join(t.TempDir(), "pki", "trusted")
+	b := open(t, driver(t), d)
+	trustRejected(t, d.OPCUA.Trust, b.Connect(context.Background()))
+	connect(t, b)
+	subscribe(t, b, d)
+	next(t, b, patience)
+	srv.Stop()
+	awaitErr(t, b, patience)
+	_ = b.Close()
+	back := make(chan time.Time, 1)
+	go func() {
+		startPeer(t, srv.Port)
+		back <- time.Now()
+	}()
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for b.Connect(context.Background()) != nil {
+		<-ticker.C
+	}
+	subscribe(t, b, d)
+	if r := next(t, b, patience); r.Err != nil {
+		t.Fatal(r.Err)
+	}
+	took := time.Since(<-back)
+	if took > 2*time.Second {
+		t.Errorf("the first value came %s after the server", took)
+	}
+	t.Logf("the first value came %s after the server", took)
 }

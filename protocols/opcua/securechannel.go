@@ -84,6 +84,8 @@ const (
 	// asked for (Part 4, 5.6.2.1), and renewAgain that between two attempts.
 	renewAfter = 0.75
 	renewAgain = 0.05
+	// renewPause is between two attempts at the least, whatever the server says.
+	renewPause = 50 * time.Millisecond
 	// answerGrace is what an answer may take beyond the time that the server
 	// was told.
 	answerGrace = 250 * time.Millisecond
@@ -120,7 +122,7 @@ func (s *secureChannel) renew(lifetime time.Duration) {
 	defer cancel()
 	share := renewAfter
 	for {
-		timer := time.NewTimer(time.Duration(float64(lifetime) * share))
+		timer := time.NewTimer(max(renewPause, time.Duration(float64(lifetime)*share)))
 		select {
 		case <-s.closing:
 			timer.Stop()

@@ -327,7 +327,7 @@ func (p *publisher) abandon(sub *subscription) {
 func (p *publisher) begin(ctx context.Context) {
 	p.deliver.Lock()
 	defer p.deliver.Unlock()
-	waiting := append(p.resumed, p.unsent...)
+	waiting := slices.Concat(p.resumed, p.unsent)
 	p.resumed, p.unsent = nil, nil
 	for _, r := range waiting {
 		p.send(ctx, r)

@@ -1,6 +1,7 @@
 package opcuatest
 
 import (
+	"maps"
 	"time"
 
 	"github.com/gopcua/opcua/ua"
@@ -26,9 +27,7 @@ func (s *session) detach(c *client) {
 // leave ends a session whose time is up: its subscriptions wait for another
 // session. The caller holds Server.subs.
 func (s *session) leave() {
-	for id, sub := range s.subs {
-		s.srv.orphans[id] = sub
-	}
+	maps.Copy(s.srv.orphans, s.subs)
 	s.subs = make(map[uint32]*subscription)
 	delete(s.srv.sessions, s.id)
 }

@@ -51,6 +51,8 @@ type Options struct {
 	// MaxSessions, MaxSubscriptions (in a session), MaxItemsPerSubscription and
 	// MaxQueue (of an item) are bounds; 0: none. MaxItemsPerSubscription is told.
 	MaxSessions, MaxSubscriptions, MaxItemsPerSubscription, MaxQueue int
+	// SessionTimeout is the longest that it grants; 0: what is asked for.
+	SessionTimeout time.Duration
 	// SlowestSampling is the shortest sampling interval; 0: a few ms.
 	SlowestSampling time.Duration
 	// Product and Maker are what its BuildInfo says.

@@ -14,7 +14,7 @@ import (
 
 // answer handles one request. A Publish is answered later.
 func (c *client) answer(ctx context.Context, reqID uint32, req ua.Request) error {
-	res, err := c.handle(ctx, reqID, req)
+	res, err := c.handle(reqID, req)
 	if err != nil {
 		status := ua.StatusBadInternalError
 		errors.As(err, &status)
@@ -40,7 +40,7 @@ func header(req ua.Request, status ua.StatusCode) *ua.ResponseHeader {
 	return h
 }
 
-func (c *client) handle(ctx context.Context, reqID uint32, req ua.Request) (ua.Response, error) {
+func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 	switch req := req.(type) {
 	case *ua.CloseSecureChannelRequest:
 		return nil, nil //nolint:nilnil // it has no answer; the client closes the connection
@@ -170,7 +170,7 @@ func (c *client) createSession(req *ua.CreateSessionRequest) (ua.Response, error
 		ResponseHeader:        header(req, ua.StatusOK),
 		SessionID:             ua.NewNumericNodeID(1, sess.id),
 		AuthenticationToken:   ua.NewNumericNodeID(0, sess.id),
-		RevisedSessionTimeout: req.RequestedSessionTimeout,
+		RevisedSessionTimeout: float64(sess.timeout) / float64(time.Millisecond),
 		ServerNonce:           nonce, ServerCertificate: c.cfg.Certificate,
 		ServerEndpoints: c.srv.endpoints(),
 		ServerSignature: &ua.SignatureData{Signature: sig, Algorithm: alg},

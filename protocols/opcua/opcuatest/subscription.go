@@ -75,10 +75,13 @@ type item struct {
 }
 
 func newSession(c *client, nonce []byte, req *ua.CreateSessionRequest) *session {
+	timeout := max(100*time.Millisecond, time.Duration(req.RequestedSessionTimeout*float64(time.Millisecond)))
+	if most := c.srv.o.SessionTimeout; most > 0 {
+		timeout = min(timeout, most)
+	}
 	return &session{
 		client: c, srv: c.srv, id: c.srv.nextID(), nonce: nonce, clientCert: req.ClientCertificate,
-		timeout: max(100*time.Millisecond, time.Duration(req.RequestedSessionTimeout*float64(time.Millisecond))),
-		stop:    func() {}, subs: make(map[uint32]*subscription), wake: make(chan struct{}, 1), used: time.Now(),
+		timeout: timeout, stop: func() {}, subs: make(map[uint32]*subscription), wake: make(chan struct{}, 1), used: time.Now(),
 	}
 }
 
