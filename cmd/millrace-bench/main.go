@@ -31,6 +31,9 @@ const (
 	roleModbusAgent = "modbus-agent"
 	roleModbusBare  = "modbus-bare"
 	roleUnits       = "modbus-units"
+
+	roleOPCUAServer = "opcua-server"
+	roleOPCUABare   = "opcua-bare"
 )
 
 func main() {
@@ -67,6 +70,10 @@ func role(name string) func(ctx context.Context, args []string) error {
 		return runModbusBare
 	case roleUnits:
 		return runUnits
+	case roleOPCUAServer:
+		return runOPCUAServer
+	case roleOPCUABare:
+		return runOPCUABare
 	}
 	return nil
 }
@@ -86,35 +93,32 @@ func start(ctx context.Context) error {
 	quick := flag.Bool("quick", false, "only the main run and the yardsticks")
 	only := flag.Duration("only", 0, "measure at this interval only")
 	large := flag.Bool("large", false, "drain a backlog of 10 GiB, too (20 GiB of disk)")
-	onlyLive := flag.Bool("live", false, "only live batches beside a backlog, without the JSON")
-	onlyBuffer := flag.Bool("buffer", false, "only the buffer's part, without the JSON")
-	onlyModbus := flag.Bool("modbus", false, "only the Modbus driver's part, without the JSON")
+	parts := []struct {
+		only    *bool
+		measure func() (string, error)
+	}{
+		{flag.Bool("live", false, "only live batches beside a backlog, without the JSON"), func() (string, error) {
+			all, err := b.measureLives(ctx)
+			return livesTable(all), err
+		}},
+		{flag.Bool("buffer", false, "only the buffer's part, without the JSON"), func() (string, error) { return tableOf(b.measureBuffer(ctx, *large)) }},
+		{flag.Bool("modbus", false, "only the Modbus driver's part, without the JSON"), func() (string, error) { return tableOf(b.measureModbus(ctx)) }},
+		{flag.Bool("opcua", false, "only the OPC UA driver's part, without the JSON"), func() (string, error) { return tableOf(b.measureOPCUA(ctx)) }},
+	}
 	flag.StringVar(&b.profiles, "profiles", "", "a directory for CPU profiles of the Modbus driver's part")
 	flag.Parse()
 	if err := b.prepare(); err != nil {
 		return err
 	}
 	defer b.cleanUp()
-	if *onlyLive {
-		all, err := b.measureLives(ctx)
-		if err == nil {
-			fmt.Print(livesTable(all))
+	for _, p := range parts {
+		if *p.only {
+			text, err := p.measure()
+			if err == nil {
+				fmt.Print(text)
+			}
+			return err
 		}
-		return err
-	}
-	if *onlyBuffer {
-		r, err := b.measureBuffer(ctx, *large)
-		if err == nil {
-			fmt.Print(r.table())
-		}
-		return err
-	}
-	if *onlyModbus {
-		r, err := b.measureModbus(ctx)
-		if err == nil {
-			fmt.Print(r.table())
-		}
-		return err
 	}
 	if *only > 0 {
 		m, err := b.measure(ctx, "only", *only, b.window)
@@ -123,17 +127,9 @@ func start(ctx context.Context) error {
 		}
 		return err
 	}
-	rep, err := b.run(ctx, *quick)
+	rep, err := b.all(ctx, *quick, *large)
 	if err != nil {
 		return err
-	}
-	if !*quick {
-		if rep.Modbus, err = b.measureModbus(ctx); err != nil {
-			return err
-		}
-		if rep.Buffer, err = b.measureBuffer(ctx, *large); err != nil {
-			return err
-		}
 	}
 	fmt.Print(rep.table())
 	data, err := json.MarshalIndent(rep, "", "  ")
@@ -153,6 +149,30 @@ type bench struct {
 	dir     string
 	tagMap  string
 	scanLen int // bytes of one scan's JSON, for the bare publisher
+}
+
+// tableOf is a part's table, if it could be measured.
+func tableOf[R interface{ table() string }](r R, err error) (string, error) {
+	if err != nil {
+		return "", err
+	}
+	return r.table(), nil
+}
+
+// all makes the measurements of all parts; with quick of the first alone.
+func (b *bench) all(ctx context.Context, quick, large bool) (*report, error) {
+	rep, err := b.run(ctx, quick)
+	if err != nil || quick {
+		return rep, err
+	}
+	if rep.Modbus, err = b.measureModbus(ctx); err != nil {
+		return nil, err
+	}
+	if rep.OPCUA, err = b.measureOPCUA(ctx); err != nil {
+		return nil, err
+	}
+	rep.Buffer, err = b.measureBuffer(ctx, large)
+	return rep, err
 }
 
 func (b *bench) prepare() error {

@@ -162,7 +162,8 @@ func freePort(ctx context.Context) string {
 // status is what the agent says of itself, over all devices and uplinks.
 type status struct {
 	missed, readings, lag, delivered uint64
-	buffer                           int64 // bytes on disk
+	lost                             uint64 // values that devices dropped
+	buffer                           int64  // bytes on disk
 }
 
 // agentStatus asks the agent; an agent that does not answer has all zeros.
@@ -179,7 +180,7 @@ func agentStatus(ctx context.Context, console string) (st status) {
 	var s struct {
 		Buffer  struct{ Bytes int64 }
 		Uplinks []struct{ Lag, Delivered uint64 }
-		Devices []struct{ Missed, Good uint64 }
+		Devices []struct{ Missed, Good, Lost uint64 }
 	}
 	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
 		return st
@@ -188,6 +189,7 @@ func agentStatus(ctx context.Context, console string) (st status) {
 	for _, d := range s.Devices {
 		st.missed += d.Missed
 		st.readings += d.Good
+		st.lost += d.Lost
 	}
 	for _, u := range s.Uplinks {
 		st.lag += u.Lag

@@ -20,6 +20,7 @@ type report struct {
 	Overload   measurement   `json:"overload"`
 	Saturated  measurement   `json:"saturated"`
 	Modbus     *modbusReport `json:"modbus,omitempty"`
+	OPCUA      *opcuaReport  `json:"opcua,omitempty"`
 	Buffer     *bufferReport `json:"buffer,omitempty"`
 }
 
@@ -69,6 +70,9 @@ func (r *report) table() string {
 	}
 	if r.Modbus != nil {
 		b.WriteString(r.Modbus.table())
+	}
+	if r.OPCUA != nil {
+		b.WriteString(r.OPCUA.table())
 	}
 	if r.Buffer != nil {
 		b.WriteString(r.Buffer.table())

@@ -31,6 +31,7 @@ type subscriber struct {
 	began    time.Time // when the first batch arrived
 	keep     int       // how many bodies to keep
 	kept     [][]byte
+	check    *steps // nil: the values are not looked at
 }
 
 func subscribe(ctx context.Context, addr, topic string) (*subscriber, error) {
@@ -94,6 +95,9 @@ func (s *subscriber) take(topic, payload []byte, size int) {
 	}
 	if !s.on || !bytes.HasSuffix(topic, []byte("/data")) {
 		return
+	}
+	if s.check != nil {
+		s.check.take(payload)
 	}
 	if s.batches == 0 {
 		s.began = time.Now()

@@ -31,10 +31,9 @@ const channelLifetime = time.Hour
 // always be cut.
 type channel struct {
 	conn    *uacp.Conn
-	sc      *uasc.SecureChannel
+	sc      *secureChannel
 	timeout time.Duration // of a request
-	sending sending
-	errs    chan error // what gopcua's reader says about the connection
+	errs    chan error    // what the channel's reader says about the connection
 }
 
 // openChannel connects to u and opens a channel with what cfg says about
@@ -47,7 +46,7 @@ func openChannel(ctx context.Context, u *url.URL, cfg *uasc.Config, timeout, lif
 	cfg.Lifetime = uint32(lifetime / time.Millisecond)
 	cfg.RequestTimeout = timeout
 	c := &channel{conn: conn, timeout: timeout, errs: make(chan error, 16)}
-	c.sc, err = uasc.NewSecureChannel(u.String(), conn, cfg, c.errs)
+	c.sc, err = newSecureChannel(u.String(), conn, cfg, c.errs)
 	if err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
@@ -111,8 +110,7 @@ func foreign(err error) error {
 var errBroken = errors.New("the stream from the server cannot be followed any more")
 
 // because returns what broke the channel, if that is known, instead of the
-// io.EOF or the time-out that a waiting request sees. gopcua's reader goes on
-// after a chunk that it cannot make sense of, and then understands nothing.
+// io.EOF or the time-out that a waiting request sees.
 func (c *channel) because(err error) error {
 	timeout := errors.Is(err, ua.StatusBadTimeout) || errors.Is(err, context.DeadlineExceeded)
 	if !timeout && !errors.Is(err, io.EOF) {
@@ -124,7 +122,7 @@ func (c *channel) because(err error) error {
 			if said, ok := errors.AsType[*uacp.Error](e); ok {
 				return said
 			}
-			if _, ok := errors.AsType[ua.StatusCode](e); !ok && timeout {
+			if !errors.Is(e, io.EOF) {
 				return fmt.Errorf("%w: %w", errBroken, e)
 			}
 		default:
@@ -138,11 +136,9 @@ func (c *channel) because(err error) error {
 func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID, timeout time.Duration) (ua.Response, error) {
 	var res ua.Response
 	err := guarded(func() error {
-		return c.sending.send(ctx, func(ctx context.Context) error {
-			return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
-				res = r
-				return nil
-			})
+		return c.sc.SendRequestWithTimeout(ctx, req, token, timeout, func(r ua.Response) error {
+			res = r
+			return nil
 		})
 	})
 	if err != nil {
@@ -155,8 +151,7 @@ func (c *channel) request(ctx context.Context, req ua.Request, token *ua.NodeID,
 var errPanicked = errors.New("the server said something that the OPC UA library could not take")
 
 // guarded calls into gopcua, which takes much of what a server says for
-// granted. (What its reader stumbles over, in a goroutine of its own, cannot
-// be caught here.)
+// granted. Answers are decoded in it, too: see secureChannel.
 func guarded(call func() error) (err error) {
 	defer func() {
 		if p := recover(); p != nil {

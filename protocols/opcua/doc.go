@@ -1,9 +1,11 @@
 // Package opcua reads OPC UA servers, by subscription or by polling, for the
 // collector: it implements protocols.Driver, Bus, Scan and Subscriber.
 //
-// It stands on gopcua's codec (ua), transport (uacp) and secure channel
-// (uasc), and keeps sessions, subscriptions and the trust in certificates in
-// its own hands. gopcua's Client is not used: it verifies no certificate, can
+// It stands on gopcua's codec (ua), transport (uacp), policies (uapolicy) and
+// message headers (uasc), and keeps secure channels, sessions, subscriptions
+// and the trust in certificates in its own hands. What brings the values is
+// decoded without gopcua's reflection, and by who asked for it (see
+// secureChannel). gopcua's Client is not used: it verifies no certificate, can
 // fall silent after a short break of the network while it says that it is
 // connected, hides the keep-alives that would show it, and may take ten
 // seconds to close. Nothing here reconnects by itself: any failure of the

@@ -106,6 +106,9 @@ func Start(dir string, port int, flags ...string) (*Server, error) {
 // Endpoint returns the URL to connect to.
 func (s *Server) Endpoint() string { return fmt.Sprintf("opc.tcp://127.0.0.1:%d%s", s.Port, s.path) }
 
+// PID returns its process id.
+func (s *Server) PID() int { return s.cmd.Process.Pid }
+
 // Command has the server obey a command (see server.js) and returns when it
 // has.
 func (s *Server) Command(ctx context.Context, line string) error {

@@ -12,8 +12,8 @@ import (
 )
 
 // Requests of several goroutines and renewals of the token do not get into
-// each other's way: gopcua panics where they do (see sending).
-func TestSendingWhileTokensAreRenewed(t *testing.T) {
+// each other's way: gopcua's own channel panics where they do.
+func TestRequestsWhileTokensAreRenewed(t *testing.T) {
 	t.Parallel()
 	srv, err := opcuatest.NewServer(opcuatest.Options{})
 	if err != nil {
@@ -24,7 +24,7 @@ func TestSendingWhileTokensAreRenewed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// A token that holds for no time is renewed without end.
+	// A token that holds for no time is renewed as often as there may be.
 	c, err := openChannel(t.Context(), u, plainConfig(), 10*time.Second, 0)
 	if err != nil {
 		t.Fatal(err)
