@@ -181,7 +181,7 @@ func TestPeerPaths(t *testing.T) {
 		{"/Objects/Plant/odd names/[0:3][]", "1.5"},
 		{"/Objects/Plant/types/Speeds[1:2]", "[2u 3u]"},
 		{"/Objects/Plant/types/Speeds[3:3]", "4u"},
-		{"/Objects/Server/ServerStatus/State", "0"},
+		{"/Objects/Server/ServerStatus/State", "Running"},
 		{"/Objects/Plant/odd names/twin", "ambiguous_path"},
 		{"/Objects/Plant/odd names/2:twin", "1.5"},
 		{"/Objects/Plant/Line1/Cell/Temprature", "no_such_node"},
