@@ -73,6 +73,7 @@ func TestPipeliningNeverAWrongValue(t *testing.T) {
 // pipelineFaults reads registers that hold their own addresses from a unit
 // with the given faults, eight requests at once.
 func pipelineFaults(t *testing.T, answers int, timeout time.Duration, faults modbustest.Plan) {
+	t.Helper()
 	s := startServer(t)
 	u := s.Unit(1)
 	for i := range addresses {

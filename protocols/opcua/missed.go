@@ -12,7 +12,7 @@ const (
 // missed is told whenever values of a subscription may be missing between two
 // that came. It is called with no lock held that it could not take, from the
 // goroutines of the publisher or of the bus, and must not wait.
-func (b *bus) missed(sub *subscription, why cause) { //nolint:unparam // what reads the history wants both
+func (b *bus) missed(sub *subscription, why cause) {
 	b.stats.misses.Add(1)
 	if why == causeMessage {
 		sub.past.missing(sub.tags, b.driver.o.Now())
