@@ -127,6 +127,14 @@ func serveGopcua(ctx context.Context, port, items int, sent *atomic.Uint64) (*op
 	}
 	n := 0.0
 	go every(ctx, opcuaEvery, func() error {
+		// A Read takes no lock at all, and ends the program where a value is
+		// written beside it: who subscribes reads the types before.
+		s.MonitoredItemService.Mu.Lock()
+		ready := len(s.MonitoredItemService.Items) >= len(keys)
+		s.MonitoredItemService.Mu.Unlock()
+		if !ready {
+			return nil
+		}
 		n++
 		for _, k := range keys {
 			// Not by SetValue: it writes into the map that others read under
