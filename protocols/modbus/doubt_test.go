@@ -90,6 +90,15 @@ func TestMisleadingLines(t *testing.T) {
 			}
 			send(40*ms, addressed(addr, count))
 		},
+		"another master's request in two pieces, one right behind an answer": func(i, addr, count int, send sender) {
+			if i == 0 {
+				f := withCRC(1, 3, 0x50, 0, 0, 1)
+				send(ms, append(addressed(addr, count), f[:6]...))
+				send(12*ms, append(f[6:len(f):len(f)], addressed(0x5000, 1)...))
+				return
+			}
+			send(40*ms, addressed(addr, count))
+		},
 		// Two masters ask at once: their requests spoil each other, and the unit
 		// answers the other one.
 		"two requests at the same moment": func(i, addr, count int, send sender) {
@@ -163,7 +172,7 @@ func TestBacklogOfALine(t *testing.T) {
 		send(time.Duration(len(heap))*time.Millisecond/2, addressed(addr, count))
 		heap = nil
 	})
-	d.Timeout = 10 * time.Millisecond
+	d.Timeout = 40 * time.Millisecond
 	_, sc := openScan(t, d)
 	for range 60 {
 		read(t.Context(), sc, len(d.Tags))

@@ -57,6 +57,7 @@ type rtuTransport struct {
 	part    call  // of it, on the line
 	parts   []part
 	values  [maxRTU]byte // of the answers to its parts
+	answer  [maxRTU]byte // values of the last answer, where others came right behind it
 	late    lateList
 
 	buf       [rtuBuffer]byte
@@ -415,9 +416,23 @@ func (t *rtuTransport) judge(c *call, l *listener, f found) (done bool, err erro
 		}
 		u.doubts = 0
 	}
-	t.tail = 0
 	t.late.tardy[c.unit] = false
+	t.keep(c, rest)
 	return true, c.err
+}
+
+// keep keeps what came right behind the answer to c, unless it is so little
+// that the remainder of it would not pass for noise before a frame: it may be
+// the beginning of what another master asks.
+func (t *rtuTransport) keep(c *call, rest []byte) {
+	t.tail = 0
+	if len(rest) <= maxNoise {
+		return
+	}
+	if c.err == nil {
+		c.data = t.answer[:copy(t.answer[:], c.data)] // the rest takes its place
+	}
+	t.tail = copy(t.buf[:], rest)
 }
 
 // damaged drops what has arrived. The answer may come whole if it is asked
