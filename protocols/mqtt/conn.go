@@ -20,7 +20,7 @@ const (
 	lastWords = 200 * time.Millisecond
 )
 
-// bufferedConn stands between paho and the network connection, for four
+// bufferedConn stands between paho and the network connection, for five
 // faults of paho 1.5:
 //
 //   - Publish hands each message to a goroutine that writes it, and waits.
@@ -32,6 +32,8 @@ const (
 //     publishing, and to paho afterwards, by Read alone: Write never fails.
 //     A broker that no longer answers is noticed here as well.
 //   - It says nothing of a connection that was closed on our side; see above.
+//   - At QoS 0 it does not know what the broker has got. A ping that is put
+//     into the stream tells: see barrier.
 //   - It reads an acknowledgement of 4 bytes in 3 system calls and writes
 //     each packet in one of its own. Reading is buffered here, and packets
 //     that come in quick succession are written together.
@@ -39,6 +41,7 @@ type bufferedConn struct {
 	net.Conn
 	connOptions
 	reader *bufio.Reader
+	frames frames // what is read
 
 	closeOnce sync.Once
 	done      chan struct{} // closed by Close and Abort
@@ -49,6 +52,7 @@ type bufferedConn struct {
 	signedOn bool // from then on silence counts
 	pending  []byte
 	writing  bool          // a chunk is on its way
+	pings    uint64        // PINGREQs that were written, paho's own included
 	idle     chan struct{} // made by Close, closed when all is written
 	failure  error         // of the first write that failed
 }
@@ -60,6 +64,7 @@ type connOptions struct {
 	writeTimeout time.Duration  // of one chunk
 	silence      time.Duration  // without a byte from the broker, at most
 	wrote        *atomic.Uint64 // counts bytes given to the network, headers of MQTT included
+	ponged       func()         // is called for every PINGRESP
 }
 
 // newBufferedConn takes over conn.
@@ -83,6 +88,9 @@ func (c *bufferedConn) Read(p []byte) (int, error) {
 		c.listen()
 	}
 	n, err := c.reader.Read(p)
+	for range c.frames.pongs(p[:n]) {
+		c.ponged()
+	}
 	if err == nil {
 		return n, nil
 	}
@@ -122,12 +130,31 @@ func (c *bufferedConn) Write(p []byte) (int, error) {
 		return len(p), nil
 	default:
 	}
-	c.pending = append(c.pending, p...)
+	c.write(p)
+	return len(p), nil
+}
+
+// write appends a whole packet to what is to be written. It is called with mu
+// held.
+func (c *bufferedConn) write(packet []byte) {
+	if len(packet) == 2 && packet[0] == pingRequest {
+		c.pings++
+	}
+	c.pending = append(c.pending, packet...)
 	select {
 	case c.wake <- struct{}{}:
 	default:
 	}
-	return len(p), nil
+}
+
+// barrier puts a ping behind everything that was written. A broker takes the
+// packets of a connection in their order: once the answer to the n-th ping is
+// there, it has got everything before it, at whatever QoS.
+func (c *bufferedConn) barrier() (n uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.write([]byte{pingRequest, 0})
+	return c.pings
 }
 
 // SetWriteDeadline does nothing: writes have deadlines of their own.

@@ -51,11 +51,10 @@ func isSecure(u *url.URL) bool { return u.Scheme == "mqtts" || u.Scheme == "wss"
 
 func isWebSocket(u *url.URL) bool { return strings.HasPrefix(u.Scheme, "ws") }
 
-// dial opens the network connection, TLS included. ended is told when it
-// ends.
-func (u *Uplink) dial(ctx context.Context, secure *tls.Config, ended func(error)) (*bufferedConn, error) {
+// dial opens the network connection of s, TLS included.
+func (u *Uplink) dial(ctx context.Context, secure *tls.Config, s *session) (*bufferedConn, error) {
 	o := connOptions{
-		hangUp: func() {}, ended: ended, writeTimeout: u.o.AckTimeout, wrote: &u.wrote,
+		hangUp: func() {}, ended: s.broken, ponged: s.pong, writeTimeout: u.o.AckTimeout, wrote: &u.wrote,
 		// paho sends a ping up to a quarter late.
 		silence: u.o.KeepAlive + u.o.KeepAlive/4 + u.o.PingTimeout,
 	}

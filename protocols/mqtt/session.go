@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/url"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
@@ -14,7 +15,6 @@ import (
 )
 
 const (
-	qos = 1
 	// publishTimeout bounds paho's Publish, which should never wait: see
 	// bufferedConn.
 	publishTimeout = 3 * time.Second
@@ -41,6 +41,7 @@ const (
 	kindGap
 	kindRetained
 	kindStatus
+	kindOther // nothing hangs on it
 )
 
 // message is one that is on its way. It must not be used again before it is
@@ -52,7 +53,16 @@ type message struct {
 	token   uint64        // of kindBatch and kindGap: the caller's
 	version uint64        // of kindRetained
 	gone    chan struct{} // of kindStatus, may be nil: closed when acknowledged
+	once    bool          // at QoS 0: the next barrier acknowledges it
+	skip    bool          // it is not sent at all, and has its place in the order alone
 	sent    paho.Token
+}
+
+func (m *message) qos() byte {
+	if m.once {
+		return 0
+	}
+	return 1
 }
 
 // session is one connection to the broker, from its start to its end. Each
@@ -65,10 +75,12 @@ type session struct {
 	conn    *bufferedConn
 	acked   func(token uint64)
 	window  *window
-	queue   chan *message // to the writer; has room for all that the window admits
+	queue   *queue        // to the writer
 	flight  chan *message // from the writer, in order of publishing
 	changed chan struct{} // holds a token when retained topics changed
 	started time.Time
+	pongs   atomic.Uint64 // how many pings the broker has answered
+	ponged  chan struct{} // holds a token when it has answered another one
 
 	publishing sync.Mutex // held while paho's Publish runs
 
@@ -101,34 +113,31 @@ func (u *Uplink) open(ctx context.Context, acked func(uint64)) (*session, error)
 	}
 	s := &session{
 		u: u, acked: acked, window: newWindow(u.o.MaxInflight, u.o.MaxInflightBytes),
-		queue:   make(chan *message, u.o.MaxInflight+1), // and the farewell
+		queue:   newQueue(),
 		flight:  make(chan *message, u.o.MaxInflight+spareFlight),
-		changed: make(chan struct{}, 1),
-		done:    make(chan struct{}), lost: make(chan struct{}),
+		changed: make(chan struct{}, 1), ponged: make(chan struct{}, 1),
+		done: make(chan struct{}), lost: make(chan struct{}),
 	}
 	attempt, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var settled func() bool // the connection no longer ends with the attempt
+	conn, err := u.dialUntil(attempt, secure, s)
+	if err != nil {
+		return nil, err
+	}
+	s.conn = conn
+	settled := context.AfterFunc(attempt, conn.Abort) // the connection no longer ends with the attempt
 	o := u.clientOptions(s)
-	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) {
-		conn, err := u.dial(attempt, secure, s.broken)
-		if err != nil {
-			return nil, err
-		}
-		s.conn, settled = conn, context.AfterFunc(attempt, conn.Abort)
-		return conn, nil
-	})
+	o.SetCustomOpenConnectionFn(func(*url.URL, paho.ClientOptions) (net.Conn, error) { return conn, nil })
 	s.client = paho.NewClient(o)
 	signedOn := s.client.Connect()
 	select {
 	case <-signedOn.Done():
 	case <-ctx.Done():
-		if !isWebSocket(u.broker) { // see dial
-			<-signedOn.Done()
-		}
+		<-signedOn.Done()
 		return nil, ctx.Err()
 	}
 	if err := signedOn.Error(); err != nil {
+		conn.Abort()
 		return nil, err
 	}
 	s.started = time.Now()
@@ -139,21 +148,56 @@ func (u *Uplink) open(ctx context.Context, acked func(uint64)) (*session, error)
 	return s, nil
 }
 
+// dialUntil dials, and returns at once when ctx ends: paho's WebSocket takes
+// no context, and ends with its own time-out.
+func (u *Uplink) dialUntil(ctx context.Context, secure *tls.Config, s *session) (*bufferedConn, error) {
+	if !isWebSocket(u.broker) {
+		return u.dial(ctx, secure, s)
+	}
+	type result struct {
+		conn *bufferedConn
+		err  error
+	}
+	dialled := make(chan result, 1)
+	u.running.Go(func() {
+		conn, err := u.dial(ctx, secure, s)
+		dialled <- result{conn, err}
+	})
+	select {
+	case r := <-dialled:
+		return r.conn, r.err
+	case <-ctx.Done():
+		u.running.Go(func() {
+			if r := <-dialled; r.conn != nil {
+				r.conn.Abort()
+			}
+		})
+		return nil, ctx.Err()
+	}
+}
+
 func (u *Uplink) clientOptions(s *session) *paho.ClientOptions {
-	will := u.format.status(statusBroken)
 	o := paho.NewClientOptions()
+	if u.edge == nil {
+		will := u.format.status(statusBroken)
+		o.SetBinaryWill(will.topic, will.body, 1, true)
+		o.SetOrderMatters(false)
+	} else {
+		will := u.edge.begin()
+		o.SetBinaryWill(will.Topic, will.Body, 1, false)
+		o.SetDefaultPublishHandler(u.edge.receive())
+		o.SetOrderMatters(true)
+	}
 	o.AddBroker(u.broker.String())
 	o.SetClientID(u.o.ClientID)
 	o.SetUsername(u.o.Username)
 	o.SetPassword(u.o.Password)
 	o.SetProtocolVersion(4) // otherwise a refusal is answered by trying MQTT 3.1
-	o.SetBinaryWill(will.topic, will.body, qos, true)
 	// Only with these two does a token of a lost connection give an error.
 	o.SetAutoReconnect(false)
 	o.SetCleanSession(true)
 	o.SetConnectRetry(false)
 	o.SetStore(nullStore{})
-	o.SetOrderMatters(false)
 	o.SetConnectTimeout(u.o.ConnectTimeout)
 	o.SetKeepAlive(u.o.KeepAlive)
 	o.SetPingTimeout(pahoPingTimeout)
@@ -185,7 +229,7 @@ func (s *session) run() {
 	writer.Go(s.write)
 	s.acknowledge()
 	writer.Wait() // before paho ends, which Publish would not notice
-	if !errors.Is(s.cause, errStopped) {
+	if !errors.Is(s.cause, errStopped) && !errors.Is(s.cause, errHostOffline) {
 		s.conn.Abort() // without a DISCONNECT, so that the broker publishes the will
 	}
 	s.u.noteEnd(s)
@@ -194,14 +238,32 @@ func (s *session) run() {
 	s.conn.Abort()
 }
 
+// giveUp ends a session that was never run. An edge node that leaves says so,
+// although it was not born.
+func (s *session) giveUp() {
+	s.fail(errStopped)
+	if s.u.edge != nil && s.client.IsConnected() {
+		m := s.u.edge.leave()
+		s.client.Publish(m.topic, m.qos(), false, m.body).WaitTimeout(farewellTime)
+	}
+	s.client.Disconnect(quiesce)
+	s.conn.Abort()
+}
+
 // submit hands m, which has a place in the window, to the writer.
 func (s *session) submit(m *message) error {
 	s.window.grow(len(m.body))
+	return s.push(m)
+}
+
+// push hands m to the writer. It does not wait.
+func (s *session) push(m *message) error {
 	select {
-	case s.queue <- m:
-		return nil
 	case <-s.done:
 		return errSessionOver
+	default:
+		s.queue.push(m)
+		return nil
 	}
 }
 
@@ -214,10 +276,14 @@ func (s *session) wake() {
 }
 
 // write publishes: first that the gateway is online, then the retained
-// topics and what Send hands over.
+// topics and what Send hands over. An edge node of Sparkplug hands over
+// everything, its births first.
 func (s *session) write() {
-	online := s.u.format.status(statusOnline)
-	ok := s.publish(&message{kind: kindStatus, topic: online.topic, body: online.body})
+	ok := true
+	if s.u.edge == nil {
+		online := s.u.format.status(statusOnline)
+		ok = s.publish(&message{kind: kindStatus, topic: online.topic, body: online.body})
+	}
 	var version uint64
 	for ok {
 		select {
@@ -231,19 +297,22 @@ func (s *session) write() {
 					return
 				}
 			}
-		case m := <-s.queue:
-			ok = s.publish(m)
+		case <-s.queue.ready:
+			if m := s.queue.pop(); m != nil {
+				ok = s.publish(m)
+			}
 		}
 	}
 }
 
 func (s *session) publish(m *message) (ok bool) {
-	retain := m.kind == kindRetained || m.kind == kindStatus
-	if m.sent = s.handOver(m, retain); m.sent == nil {
-		return false
-	}
-	if m.kind == kindBatch {
-		s.u.counts.sent.Add(1)
+	if !m.skip {
+		if m.sent = s.handOver(m); m.sent == nil {
+			return false
+		}
+		if m.kind == kindBatch {
+			s.u.counts.sent.Add(1)
+		}
 	}
 	select {
 	case s.flight <- m:
@@ -254,14 +323,15 @@ func (s *session) publish(m *message) (ok bool) {
 }
 
 // handOver gives m to paho, unless the session has to end.
-func (s *session) handOver(m *message, retain bool) paho.Token {
+func (s *session) handOver(m *message) paho.Token {
+	retain := (m.kind == kindRetained || m.kind == kindStatus) && s.u.edge == nil
 	s.publishing.Lock()
 	defer s.publishing.Unlock()
 	select {
 	case <-s.done:
 		return nil
 	default:
-		return s.client.Publish(m.topic, qos, retain, m.body)
+		return s.client.Publish(m.topic, m.qos(), retain, m.body)
 	}
 }
 
@@ -270,28 +340,61 @@ func (s *session) handOver(m *message, retain bool) paho.Token {
 func (s *session) acknowledge() {
 	timer := time.NewTimer(s.u.o.AckTimeout)
 	defer timer.Stop()
+	var group []*message // that one barrier acknowledges
 	for {
 		select {
 		case m := <-s.flight:
-			if !s.await(m.sent, timer) {
-				return
+			for m != nil {
+				group = append(group[:0], m)
+				if m = nil; group[0].once {
+					group, m = s.gather(group)
+				}
+				if !s.await(group, timer) {
+					return
+				}
+				for _, done := range group {
+					s.complete(done)
+				}
 			}
-			s.complete(m)
 		case <-s.done:
 			return
 		}
 	}
 }
 
-// await waits for one acknowledgement. Its time begins when it is the oldest
-// that is due: on a slow line every one before it was a sign of life.
-func (s *session) await(sent paho.Token, timer *time.Timer) (ok bool) {
+// gather adds to group what else was published at QoS 0 by now. It returns the
+// message that is to follow, if there is one.
+func (s *session) gather(group []*message) (_ []*message, follows *message) {
+	for {
+		select {
+		case m := <-s.flight:
+			if !m.once {
+				return group, m
+			}
+			group = append(group, m)
+		default:
+			return group, nil
+		}
+	}
+}
+
+// await waits until all of group is acknowledged, which is one message, or
+// several at QoS 0. Its time begins when it is the oldest that is due: on a
+// slow line every one before it was a sign of life.
+func (s *session) await(group []*message, timer *time.Timer) (ok bool) {
+	last := group[len(group)-1]
+	for i := len(group) - 1; i >= 0 && last.skip; i-- {
+		last = group[i]
+	}
+	if last.skip {
+		return true
+	}
 	select {
-	case <-sent.Done():
+	case <-last.sent.Done():
 	default:
 		timer.Reset(s.u.o.AckTimeout)
 		select {
-		case <-sent.Done():
+		case <-last.sent.Done():
 		case <-timer.C:
 			s.fail(errNoAck)
 			return false
@@ -299,18 +402,43 @@ func (s *session) await(sent paho.Token, timer *time.Timer) (ok bool) {
 			return false
 		}
 	}
-	err := sent.Error()
-	if err == nil {
-		return true
+	if err := last.sent.Error(); err != nil {
+		// paho fails its tokens first and then says why.
+		timer.Reset(causeTime)
+		select {
+		case <-s.done:
+		case <-timer.C:
+			s.fail(err)
+		}
+		return false
 	}
-	// paho fails its tokens first and then says why.
-	timer.Reset(causeTime)
+	return !last.once || s.confirm(timer)
+}
+
+// confirm waits until the broker has got all that was written so far.
+func (s *session) confirm(timer *time.Timer) (ok bool) {
+	n := s.conn.barrier()
+	timer.Reset(s.u.o.AckTimeout)
+	for s.pongs.Load() < n {
+		select {
+		case <-s.ponged:
+		case <-timer.C:
+			s.fail(errNoAck)
+			return false
+		case <-s.done:
+			return false
+		}
+	}
+	return true
+}
+
+// pong notes that the broker has answered a ping.
+func (s *session) pong() {
+	s.pongs.Add(1)
 	select {
-	case <-s.done:
-	case <-timer.C:
-		s.fail(err)
+	case s.ponged <- struct{}{}:
+	default:
 	}
-	return false
 }
 
 // complete does what the acknowledgement of m allows.
@@ -318,13 +446,15 @@ func (s *session) complete(m *message) {
 	switch m.kind {
 	case kindBatch, kindGap:
 		if m.kind == kindBatch {
-			s.u.counts.acked.Add(1)
+			if !m.skip {
+				s.u.counts.acked.Add(1)
+			}
 		} else {
 			s.u.counts.gaps.Add(1)
 		}
 		s.acked(m.token)
 		s.window.leave(len(m.body))
-		m.sent = nil
+		m.sent, m.once, m.skip = nil, false, false
 		s.u.messages.Put(m)
 	case kindRetained:
 		if len(m.body) == 0 {
@@ -342,11 +472,15 @@ func (s *session) complete(m *message) {
 func (s *session) farewell() {
 	timer := time.NewTimer(farewellTime)
 	defer timer.Stop()
-	status := s.u.format.status(statusStopped)
-	m := &message{kind: kindStatus, topic: status.topic, body: status.body, gone: make(chan struct{})}
-	select {
-	case s.queue <- m:
-	case <-s.done:
+	var m *message
+	if s.u.edge != nil {
+		m = s.u.edge.leave()
+	} else {
+		status := s.u.format.status(statusStopped)
+		m = &message{kind: kindStatus, topic: status.topic, body: status.body}
+	}
+	m.gone = make(chan struct{})
+	if s.push(m) != nil {
 		return
 	}
 	select {

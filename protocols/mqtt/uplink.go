@@ -76,7 +76,13 @@ type Options struct {
 	Password string // appears in no error and no log
 	TLS      TLS    // for mqtts and wss
 
-	Topic   string // the first level or levels of all topics
+	Format    string // FormatJSON (the default) or FormatSparkplug
+	Sparkplug SparkplugOptions
+	// HostPatience is how long the primary host of Sparkplug is waited for on
+	// one broker before the session is given up; 0: without end.
+	HostPatience time.Duration
+
+	Topic   string // of JSON: the first level or levels of all topics
 	Group   string
 	Gateway string
 	Version string // of the agent, for the status message
@@ -132,6 +138,13 @@ func (o *Options) check() error {
 	if o.Schema == nil {
 		return errors.New("no Schema function is given")
 	}
+	switch o.Format {
+	case "", FormatJSON:
+	case FormatSparkplug:
+		return nil // its ids are checked by its node
+	default:
+		return fmt.Errorf("there is no format %q", o.Format)
+	}
 	if o.Topic == "" || strings.HasPrefix(o.Topic, "$") || strings.ContainsAny(o.Topic, "+#\x00") {
 		return fmt.Errorf("topic %q must be one or more levels like millrace or plant/line, without + and #, and not begin with $", o.Topic)
 	}
@@ -149,6 +162,7 @@ type Uplink struct {
 	o        Options
 	broker   *url.URL
 	format   format
+	edge     *edge // of Sparkplug; nil: JSON
 	retained *retained
 	messages sync.Pool // of *message; their bodies are used again once acknowledged
 	running  sync.WaitGroup
@@ -166,7 +180,7 @@ type Uplink struct {
 
 // counters are counted up by whoever does the work.
 type counters struct {
-	sent, acked, gaps, damaged, sessions atomic.Uint64
+	sent, acked, gaps, damaged, sessions, refused atomic.Uint64
 }
 
 // New makes the uplink that o describes. It connects to nothing, but reads
@@ -192,6 +206,11 @@ func New(o Options) (*Uplink, error) {
 	u := &Uplink{o: o, broker: broker, retained: newRetained()}
 	u.format = newJSONFormat(&u.o)
 	u.messages.New = func() any { return new(message) }
+	if o.Format == FormatSparkplug {
+		if u.edge, err = newEdge(u); err != nil {
+			return nil, wrap(err)
+		}
+	}
 	return u, nil
 }
 
@@ -208,6 +227,11 @@ func New(o Options) (*Uplink, error) {
 func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-chan struct{}, err error) {
 	u.release()
 	s, err := u.open(ctx, acked)
+	if err == nil && u.edge != nil {
+		if err = u.edge.start(ctx, s); err != nil {
+			s.giveUp()
+		}
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, ctx.Err()
@@ -220,7 +244,9 @@ func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-
 	u.mu.Lock()
 	u.current, u.connected, u.since = s, true, u.o.Now()
 	u.mu.Unlock()
-	u.running.Go(s.run)
+	if u.edge == nil {
+		u.running.Go(s.run)
+	}
 	return s.lost, nil
 }
 
@@ -246,6 +272,9 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 	if err != nil {
 		return err
 	}
+	if u.edge != nil {
+		return u.edge.send(ctx, s, token, r)
+	}
 	m := u.message(kindBatch, token)
 	m.topic, m.body, err = u.format.record(m.body[:0], r)
 	if err != nil {
@@ -264,6 +293,9 @@ func (u *Uplink) SendGap(ctx context.Context, token uint64, g Gap) error {
 	s, err := u.enter(ctx)
 	if err != nil {
 		return err
+	}
+	if u.edge != nil {
+		return u.edge.sendGap(s, token, g)
 	}
 	m := u.message(kindGap, token)
 	m.topic, m.body = u.format.gap(m.body[:0], g)
@@ -310,6 +342,10 @@ func (u *Uplink) Disconnect() {
 // SetState makes s what the device's retained topic holds: at once when
 // connected, and again in every new session. It never waits.
 func (u *Uplink) SetState(s DeviceState) {
+	if u.edge != nil {
+		u.edge.setState(s)
+		return
+	}
 	m := u.format.state(s)
 	u.setRetained(m.topic, m.body)
 }
@@ -317,7 +353,18 @@ func (u *Uplink) SetState(s DeviceState) {
 // RemoveDevice clears the retained state of a device, now or in the next
 // session. It never waits.
 func (u *Uplink) RemoveDevice(id string) {
+	if u.edge != nil {
+		return // Reloaded tells of it
+	}
 	u.setRetained(u.format.stateTopic(id), nil)
+}
+
+// Reloaded says that the configuration of the devices has changed, for formats
+// whose messages describe it. It never waits.
+func (u *Uplink) Reloaded() {
+	if u.edge != nil {
+		u.edge.reloaded()
+	}
 }
 
 func (u *Uplink) setRetained(topic string, body []byte) {
@@ -361,6 +408,17 @@ func (u *Uplink) Stats() Stats {
 		s.Inflight, s.InflightBytes = u.current.window.load()
 	}
 	return s
+}
+
+// noteWaiting notes what a session that has signed on waits for.
+func (u *Uplink) noteWaiting(text string) {
+	u.mu.Lock()
+	told := u.lastError == text
+	u.mu.Unlock()
+	if !told {
+		u.o.Log.Warn("uplink not connected", "uplink", u.o.Name, "reason", text)
+	}
+	u.noteError(text)
 }
 
 func (u *Uplink) noteError(text string) {

@@ -138,6 +138,8 @@ func (u *Uplink) lostWords(err error) string {
 		what = fmt.Sprintf("the broker acknowledged nothing for %v; the network or the broker hangs", u.o.AckTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "the broker closed it"
+	case errors.Is(err, errHostOffline):
+		what = fmt.Sprintf("the primary host %s is offline; the data waits in the buffer", u.o.Sparkplug.PrimaryHost)
 	case errors.Is(err, errSilent):
 		what = "the broker no longer answers; the network or the broker hangs"
 	case isTimeout(err):

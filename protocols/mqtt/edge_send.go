@@ -1,0 +1,113 @@
+package mqtt
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"millrace/protocols"
+	"millrace/protocols/sparkplug"
+)
+
+// send hands over the batch r as data of its device, and before it the births
+// that it needs. It has its place in the window.
+func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.u.message(kindBatch, token)
+	m.once = true
+	schema, err := e.u.o.Schema(r.Schema)
+	if err == nil {
+		err = protocols.DecodeBatch(&e.batch, r.Data, schema)
+	}
+	if err != nil {
+		e.u.noteDamaged(r, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err))
+		e.gap(m, Gap{
+			Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
+			Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,
+		})
+		return e.submitCounted(s, m)
+	}
+	historical, send := e.place(&r, schema.Device)
+	if !send {
+		m.skip = true
+		return e.submitCounted(s, m)
+	}
+	for range maxRebirths {
+		var need sparkplug.Need
+		m.topic, m.body, need = e.node.Data(m.body[:0], &e.batch, r.Time, e.now(), historical)
+		switch need {
+		case sparkplug.NeedNothing:
+			return e.submitCounted(s, m)
+		case sparkplug.NeedDeviceBirth:
+			err = e.rebirth(s, schema.Device)
+			historical = historical || r.Time <= e.device(schema.Device).newest
+		case sparkplug.NeedNodeBirth:
+			err = e.births(s)
+			historical = historical || r.Time <= e.device(schema.Device).newest
+		}
+		if err != nil {
+			return err
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+	}
+	return fmt.Errorf("uplink %s: the values of %s do not fit their births", e.u.o.Name, schema.Device) // a fault of ours
+}
+
+// submitCounted is submit for a message that has a place in the window.
+func (e *edge) submitCounted(s *session, m *message) error {
+	s.window.grow(len(m.body))
+	return e.submit(s, m)
+}
+
+// place says how the batch, which is decoded, goes out: as history, or as what
+// its device says now. It is called with mu held.
+func (e *edge) place(r *Record, id string) (historical, send bool) {
+	d := e.device(id)
+	waited := e.batch.Historical || e.now()-r.Time > HistoricalAfter.Milliseconds()
+	if !d.alive && !waited && r.Time >= d.dead.UnixMilli() && hasValues(&e.batch) && slices.Contains(e.order, id) {
+		// It answers: its state will say so, too.
+		d.alive, d.replay = true, false
+	}
+	if d.alive {
+		return waited || r.Time <= d.newest, true
+	}
+	if !waited && !hasValues(&e.batch) && !d.replay {
+		// Nothing but what its death says, or that it was never born.
+		return false, false
+	}
+	d.replay = true
+	e.replays = time.Now()
+	return true, true
+}
+
+func hasValues(b *protocols.Batch) bool {
+	for i := range b.Readings {
+		if hasValue(&b.Readings[i]) {
+			return true
+		}
+	}
+	return false
+}
+
+// sendGap hands over a gap notice.
+func (e *edge) sendGap(s *session, token uint64, g Gap) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	m := e.u.message(kindGap, token)
+	m.once = true
+	e.gap(m, g)
+	return e.submitCounted(s, m)
+}
+
+// gap makes m the notice of g: data of the node's own metric.
+func (e *edge) gap(m *message, g Gap) {
+	m.kind = kindGap
+	_, text := e.gaps.gap(nil, g)
+	e.node.Set(metricGap, protocols.String(string(text)), e.now())
+	data, _ := e.node.NodeData(e.now()) // it has just changed
+	m.topic, m.body = data.Topic, append(m.body[:0], data.Body...)
+}
