@@ -25,12 +25,23 @@ func (l *loader) checkUplinks(d *draft) {
 		}
 		l.unique(names, "uplink name", u.Name, u.node.get("name"))
 		l.checkClient(clients, u)
+		l.checkFormat(u)
 		if u.Password != "" && u.Username == "" && u.node.get("username") == nil {
 			l.problem(u.node.at("password"), "password: a password needs a user name: add username")
 		}
 		if n := u.node.get("tls"); n != nil && n.kind == mapNode {
 			l.checkTLS(u, n)
 		}
+	}
+}
+
+// checkFormat refuses keys of the other format.
+func (l *loader) checkFormat(u *uplinkDraft) {
+	if n := u.node.get("topic"); n != nil && u.Format == FormatSparkplug {
+		l.problem(n.pos, "topic: Sparkplug's topics all begin with spBv1.0: remove topic")
+	}
+	if n := u.node.get("primary_host"); n != nil && u.Format == FormatJSON {
+		l.problem(n.pos, "primary_host: only format: sparkplug has one: add that, or remove primary_host")
 	}
 }
 

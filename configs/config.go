@@ -46,14 +46,23 @@ type Uplink struct {
 	Username string // empty: none
 	Password Secret
 	TLS      TLS
-	Format   string // json
-	Topic    string // the first level or levels of all topics
+	Format   string // FormatJSON or FormatSparkplug
+	Topic    string // of JSON: the first level or levels of all topics
+	// PrimaryHost is the Sparkplug host without which nothing is sent; empty:
+	// none.
+	PrimaryHost string
 	// MaxInflight is how many messages may wait for their acknowledgement.
 	MaxInflight int
 	CatchUp     string // InOrder or LiveFirst
 	// CatchUpRate bounds how fast batches go out that waited longer than 10 s.
 	CatchUpRate Rate
 }
+
+// The formats of an uplink: the values of Uplink.Format.
+const (
+	FormatJSON      = "json"
+	FormatSparkplug = "sparkplug"
+)
 
 // What an uplink sends first after an outage: the values of Uplink.CatchUp.
 const (

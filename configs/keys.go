@@ -169,12 +169,12 @@ func uplinkTable() table[uplinkDraft] {
 		},
 		{
 			name: "format", def: "json",
-			doc: "The payloads' format.",
-			val: as(choice([]string{"sparkplug"}, "json"), func(u *uplinkDraft, v string) { u.Format = v }),
+			doc: "The payloads' format: json, or sparkplug (Sparkplug B 3.0).",
+			val: as(choice(nil, FormatJSON, FormatSparkplug), func(u *uplinkDraft, v string) { u.Format = v }),
 		},
 		{
 			name: "topic", def: "millrace",
-			doc: "The first level (or levels) of all topics.",
+			doc: "The first level (or levels) of all topics. For format json; those of sparkplug begin with spBv1.0.",
 			val: as(topic(), func(u *uplinkDraft, v string) { u.Topic = v }),
 		},
 		{
@@ -194,7 +194,11 @@ func uplinkTable() table[uplinkDraft] {
 			doc:  "How fast batches that waited longer than 10 s are sent: 200/s is batches per second, 25% a share of the link. With catch_up: in_order, new ones wait behind them. Default: as fast as the link or, with live_first, the live batches allow.",
 			val:  as(rate(), func(u *uplinkDraft, v Rate) { u.CatchUpRate = v }),
 		},
-		later[uplinkDraft]("primary_host"),
+		{
+			name: "primary_host",
+			doc:  "For format sparkplug: the id of the host application without which nothing is sent. While it is offline, the data waits in the buffer. Default: none.",
+			val:  as(name("a host's id", 128, "/+#"), func(u *uplinkDraft, v string) { u.PrimaryHost = v }),
+		},
 		later[uplinkDraft]("devices"),
 		later[uplinkDraft]("tags"),
 	}}

@@ -126,6 +126,9 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 		a.reload = err
 		if err == nil {
 			a.cfg, a.loaded = cfg, a.now()
+			for _, u := range a.uplinks {
+				u.mqtt.Reloaded()
+			}
 		}
 	}()
 	if err := fixedKeys(cfg, old); err != nil {

@@ -94,6 +94,7 @@ func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, e
 	m, err := mqtt.New(mqtt.Options{
 		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:   mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
+		Format: u.Format, Sparkplug: a.sparkplugOptions(u),
 		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
 		Status:      a.statusFields,
 		MaxInflight: u.MaxInflight, Schema: a.schema, Now: a.buf.Now, Log: a.log,

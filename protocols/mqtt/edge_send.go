@@ -80,6 +80,9 @@ func (e *edge) place(r *Record, id string) (historical, send bool) {
 		return false, false
 	}
 	d.replay = true
+	if e.replays.IsZero() {
+		e.stir() // the events have to look at the time from now on
+	}
 	e.replays = time.Now()
 	return true, true
 }

@@ -225,6 +225,9 @@ func New(o Options) (*Uplink, error) {
 //
 // An error is a *LinkError, unless ctx ended.
 func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-chan struct{}, err error) {
+	if u.edge != nil {
+		u.farewell() // a node does not leave without a word
+	}
 	u.release()
 	s, err := u.open(ctx, acked)
 	if err == nil && u.edge != nil {
@@ -329,14 +332,19 @@ func (u *Uplink) message(kind messageKind, token uint64) *message {
 // and the retained status says that the gateway has stopped; if it is not,
 // the broker publishes the last will.
 func (u *Uplink) Disconnect() {
+	u.farewell()
+	u.release()
+	u.running.Wait()
+}
+
+// farewell has the session that there is say that it ends.
+func (u *Uplink) farewell() {
 	u.mu.Lock()
 	s := u.current
 	u.mu.Unlock()
 	if s != nil {
 		s.farewell()
-		u.release()
 	}
-	u.running.Wait()
 }
 
 // SetState makes s what the device's retained topic holds: at once when

@@ -111,6 +111,11 @@ func Listen(t TB, o ReceiverOptions, f func(topic string, body []byte)) {
 
 func listen(t TB, o *ReceiverOptions, f paho.MessageHandler) paho.Client {
 	t.Helper()
+	return listenAt(t, o, 1, f)
+}
+
+func listenAt(t TB, o *ReceiverOptions, qos byte, f paho.MessageHandler) paho.Client {
+	t.Helper()
 	if o.ClientID == "" {
 		o.ClientID = "receiver"
 	}
@@ -129,7 +134,7 @@ func listen(t TB, o *ReceiverOptions, f paho.MessageHandler) paho.Client {
 		t.Fatalf("receiver: no connection to %s: %v", o.Broker, token.Error())
 		return nil
 	}
-	if token := client.Subscribe(o.Topic, 1, nil); !token.WaitTimeout(waitTime) || token.Error() != nil {
+	if token := client.Subscribe(o.Topic, qos, nil); !token.WaitTimeout(waitTime) || token.Error() != nil {
 		t.Fatalf("receiver: no subscription: %v", token.Error())
 		return nil
 	}
