@@ -101,19 +101,17 @@ func newEdge(u *Uplink) (*edge, error) {
 	node.Set(metricSoftware, protocols.String("millrace"), ms)
 	node.Set(metricVersion, protocols.String(u.o.Version), ms)
 	node.Set(metricGap, protocols.String(""), ms)
-	return e, e.define()
+	if err := e.define(); err != nil {
+		return nil, err
+	}
+	return e, nil
 }
 
 func (e *edge) now() int64 { return e.u.o.Now().UnixMilli() }
 
 // define takes over what the configuration says of the devices.
 func (e *edge) define() error {
-	ds := e.u.o.Sparkplug.Devices()
-	_, err := e.node.SetDevices(ds)
-	e.order = e.order[:0]
-	for i := range ds {
-		e.order = append(e.order, ds[i].ID)
-	}
+	_, err := e.node.SetDevices(e.takeDevices())
 	return err
 }
 
@@ -255,7 +253,8 @@ func (e *edge) birth(s *session, id string, current []sparkplug.Current) error {
 // called with mu held.
 func (e *edge) rebirth(s *session, id string) error {
 	current := e.u.o.Sparkplug.Current(id)
-	if e.node.Prepare(id, current); e.node.Stale() {
+	e.node.Prepare(id, current)
+	if e.node.Stale() {
 		return e.births(s)
 	}
 	return e.birth(s, id, current)

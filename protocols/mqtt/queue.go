@@ -40,7 +40,8 @@ func (q *queue) pop() *message {
 	}
 	m := q.items[q.first]
 	q.items[q.first] = nil
-	if q.first++; q.first == len(q.items) {
+	q.first++
+	if q.first == len(q.items) {
 		q.items, q.first = q.items[:0], 0
 		return m
 	}

@@ -464,6 +464,7 @@ func (s *session) complete(m *message) {
 		if m.gone != nil {
 			close(m.gone)
 		}
+	case kindOther:
 	}
 }
 

@@ -139,8 +139,12 @@ func (n *Node) appendBirthProperties(dst []byte, m *metric, c *Current, ok bool)
 		name string
 		has  bool
 	}{
-		{quality, notGood}, {reason, notGood && why != ""}, {"engUnit", m.Unit != ""},
-		{"engLow", m.Low != nil}, {"engHigh", m.High != nil}, {"documentation", m.Documentation != ""},
+		{quality, notGood},
+		{reason, notGood && why != ""},
+		{"engUnit", m.Unit != ""},
+		{"engLow", m.Low != nil},
+		{"engHigh", m.High != nil},
+		{"documentation", m.Documentation != ""},
 	} {
 		if key.has {
 			dst = appendText(dst, keyPropName, key.name)

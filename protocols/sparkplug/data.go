@@ -140,6 +140,7 @@ func plainFit(t DataType, r *protocols.Reading) bool {
 		return t == Double
 	case protocols.KindString:
 		return t == String
+	case protocols.KindNone, protocols.KindInt, protocols.KindBytes, protocols.KindTime, protocols.KindArray, protocols.KindObject:
 	}
 	return false
 }

@@ -55,7 +55,8 @@ func (d *decoder) each(data []byte, depth int, take func(f *field) error) error 
 		return fmt.Errorf("%w: nested more than %d times", ErrPayload, maxNesting)
 	}
 	for len(data) > 0 {
-		if d.parts--; d.parts < 0 {
+		d.parts--
+		if d.parts < 0 {
 			return fmt.Errorf("%w: more than %d parts", ErrPayload, maxParts)
 		}
 		f, rest, err := next(data)

@@ -50,16 +50,12 @@ func (v Value) As(t DataType) (protocols.Value, bool) {
 }
 
 func (v Value) signed(t DataType) (protocols.Value, bool) {
-	n := int64(v.Num)
-	switch v.Field {
-	case FieldInt:
-		n = int64(int32(v.Num))
-		if t == Int64 { // not what it should stand in: nothing is extended
-			n = int64(v.Num)
-		}
-	case FieldLong:
-	default:
+	if v.Field != FieldInt && v.Field != FieldLong {
 		return protocols.Value{}, false
+	}
+	n := int64(v.Num)
+	if v.Field == FieldInt && t != Int64 { // an Int64 has no place there: nothing is extended
+		n = int64(int32(v.Num))
 	}
 	// The narrow form: 255 for the Int8 -1.
 	if bits := t.bits(); n > 0 && bits < 32 && n>>bits == 0 {
@@ -159,6 +155,7 @@ func (v Value) guess() (protocols.Value, bool) {
 	t := map[Field]DataType{
 		FieldInt: UInt32, FieldLong: UInt64, FieldFloat: Float, FieldDouble: Double, FieldBoolean: Boolean,
 		FieldString: String, FieldBytes: Bytes, FieldTemplate: TemplateType,
+		FieldNone: Unknown, FieldDataSet: Unknown, FieldOther: Unknown,
 	}[v.Field]
 	return v.As(t)
 }

@@ -3,6 +3,7 @@ package sparkplug
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -31,12 +32,7 @@ type Topic struct {
 // ParseTopic takes a topic apart. It is false if that is none of Sparkplug B's.
 func ParseTopic(topic string) (Topic, bool) {
 	levels := strings.Split(topic, "/")
-	for _, l := range levels {
-		if l == "" {
-			return Topic{}, false
-		}
-	}
-	if len(levels) < 3 || levels[0] != Namespace {
+	if slices.Contains(levels, "") || len(levels) < 3 || levels[0] != Namespace {
 		return Topic{}, false
 	}
 	if levels[1] == STATE && len(levels) == 3 {

@@ -148,16 +148,11 @@ const maxExact = 1 << 53
 // integer returns v as the 64 bits of an integer of type t, if it is one and
 // fits.
 func integer(t DataType, v protocols.Value) (uint64, bool) {
-	n := v.AsUint()
-	negative := false
-	switch v.Kind() {
-	case protocols.KindUint:
-	case protocols.KindInt:
-		negative = v.AsInt() < 0
-	default:
+	n, kind := v.AsUint(), v.Kind()
+	if kind != protocols.KindUint && kind != protocols.KindInt {
 		return 0, false
 	}
-	if negative {
+	if kind == protocols.KindInt && v.AsInt() < 0 {
 		return n, t.signed() && v.AsInt() >= -1<<(t.bits()-1)
 	}
 	bits := t.bits()
@@ -173,13 +168,10 @@ func double(v protocols.Value) (float64, bool) {
 	if !ok || math.IsNaN(f) || math.IsInf(f, 0) {
 		return 0, false
 	}
-	switch v.Kind() {
-	case protocols.KindInt:
+	if v.Kind() == protocols.KindInt {
 		return f, v.AsInt() >= -maxExact && v.AsInt() <= maxExact
-	case protocols.KindUint:
-		return f, v.AsUint() <= maxExact
 	}
-	return f, true
+	return f, v.Kind() != protocols.KindUint || v.AsUint() <= maxExact
 }
 
 // float returns v as a Float, if it is one.
@@ -201,7 +193,6 @@ const (
 // Those of two bytes.
 var (
 	keyBytes    = []byte{0x82, 0x01} //nolint:gochecknoglobals // a constant
-	keyDataSet  = []byte{0x8a, 0x01} //nolint:gochecknoglobals // a constant
 	keyTemplate = []byte{0x92, 0x01} //nolint:gochecknoglobals // a constant
 )
 

@@ -11,15 +11,6 @@ import (
 
 const at = 1700000000000 // ms; the reference's test vectors are of this time
 
-func unhex(t *testing.T, text string) []byte {
-	t.Helper()
-	b, err := hex.DecodeString(strings.ReplaceAll(text, " ", ""))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b
-}
-
 func wantHex(t *testing.T, got []byte, want string) {
 	t.Helper()
 	if h := hex.EncodeToString(got); h != strings.ReplaceAll(want, " ", "") {
@@ -27,14 +18,14 @@ func wantHex(t *testing.T, got []byte, want string) {
 	}
 }
 
-func newNode(t testing.TB, devices ...Device) *Node {
-	t.Helper()
+func newNode(tb testing.TB, devices ...Device) *Node {
+	tb.Helper()
 	n, err := New(Options{Group: "plant", ID: "gw", AppendJSON: appendTestJSON})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	if _, err := n.SetDevices(devices); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return n
 }
@@ -89,11 +80,11 @@ func TestVectors(t *testing.T) {
 	})
 }
 
-func decoded(t testing.TB, body []byte) *Payload {
-	t.Helper()
+func decoded(tb testing.TB, body []byte) *Payload {
+	tb.Helper()
 	p, err := Decode(body)
 	if err != nil {
-		t.Fatalf("%v: %x", err, body)
+		tb.Fatalf("%v: %x", err, body)
 	}
 	return p
 }

@@ -257,7 +257,8 @@ func (h *Host) nodeBirth(n *HostNode, p *sparkplug.Payload) {
 	}
 	again := n.Online && seq == n.BdSeq
 	if !again {
-		if len(n.Sessions) > 0 && seq <= n.BdSeq && !(n.BdSeq > 200 && seq < 50) {
+		round := n.BdSeq > 200 && seq < 50
+		if len(n.Sessions) > 0 && seq <= n.BdSeq && !round {
 			h.fault("tck-id-topics-nbirth-bdseq-increment: %d after %d", seq, n.BdSeq)
 		}
 		n.Sessions = append(n.Sessions, seq)
@@ -269,17 +270,8 @@ func (h *Host) nodeBirth(n *HostNode, p *sparkplug.Payload) {
 	for _, d := range n.Devices {
 		d.Online = false
 	}
+	h.definitions(n, p)
 	rebirth := false
-	for i := range p.Metrics {
-		m := &p.Metrics[i]
-		if m.Type == sparkplug.TemplateType && m.Value.Template != nil {
-			t := m.Value.Template
-			if !t.Definition || t.Ref != "" {
-				h.fault("tck-id-payloads-template-definition-is-definition: %s", m.Name)
-			}
-			n.types[m.Name] = t
-		}
-	}
 	for i := range p.Metrics {
 		m := &p.Metrics[i]
 		if m.Name == sparkplug.Rebirth {
@@ -295,6 +287,20 @@ func (h *Host) nodeBirth(n *HostNode, p *sparkplug.Payload) {
 	}
 	if !rebirth {
 		h.fault("tck-id-topics-nbirth-rebirth-metric")
+	}
+}
+
+// definitions takes in the definitions of templates.
+func (h *Host) definitions(n *HostNode, p *sparkplug.Payload) {
+	for i := range p.Metrics {
+		m := &p.Metrics[i]
+		if m.Type == sparkplug.TemplateType && m.Value.Template != nil {
+			t := m.Value.Template
+			if !t.Definition || t.Ref != "" {
+				h.fault("tck-id-payloads-template-definition-is-definition: %s", m.Name)
+			}
+			n.types[m.Name] = t
+		}
 	}
 }
 
