@@ -56,7 +56,7 @@ func (fakeOPCUA) BusKey(d *protocols.Device) string { return d.Endpoint + " " + 
 func (fakeOPCUA) Check(d *protocols.Device) []*protocols.FieldError {
 	out := checkEndpoint(d, "opc.tcp")
 	for i := range d.Tags {
-		if a := d.Tags[i].Address; !strings.HasPrefix(a, "ns=") && !strings.HasPrefix(a, "i=") {
+		if a := d.Tags[i].Address; !strings.HasPrefix(a, "ns") && !strings.HasPrefix(a, "i=") && !strings.HasPrefix(a, "/") {
 			out = append(out, &protocols.FieldError{Tag: i, Field: "address", Text: fmt.Sprintf("expected a NodeId such as ns=2;s=Name, got %q", a)})
 		}
 	}

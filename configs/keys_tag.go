@@ -22,7 +22,7 @@ func tagTable() table[protocols.Tag] {
 		},
 		{
 			name: "type",
-			doc:  "Modbus: bool, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, bcd64, string(N), bytes(N), a date-time (unix32, unix64, unix64ms; with the device's time_zone iec870, ymdhms, ymdhmsms, ymdhms8, bcdtime, mdyhms), or an array of them as T[n]. OPC UA: the server knows.",
+			doc:  "Modbus: bool, int16, uint16, int32, uint32, int64, uint64, float16, float32, float64, bcd16, bcd32, bcd64, string(N), bytes(N), a date-time (unix32, unix64, unix64ms; with the device's time_zone iec870, ymdhms, ymdhmsms, ymdhms8, bcdtime, mdyhms), or an array of them as T[n]. OPC UA: the server knows; a name such as Int16 or Double[] is documentation, and the type of Sparkplug's births before the first value.",
 			val:  as(filled("a type such as uint16"), func(t *protocols.Tag, v string) { t.Type = v }),
 		},
 		{

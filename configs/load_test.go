@@ -306,6 +306,7 @@ func TestExamples(t *testing.T) {
 	}
 	keyPair(t, pki, "ca")
 	keyPair(t, pki, "gateway")
+	keyPair(t, pki, "user")
 	if err := os.WriteFile(filepath.Join(pki, "mqtt-password"), []byte("secret\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}

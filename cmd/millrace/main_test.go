@@ -188,7 +188,7 @@ func TestExamples(t *testing.T) {
 	t.Setenv("ROBOT_PASSWORD", "x")
 	pki := mqtttest.NewPKI(t)
 	cert, key := pki.Issue("gateway", time.Now().Add(time.Hour), "localhost")
-	for name, from := range map[string]string{"ca.pem": pki.CA, "gateway.pem": cert, "gateway.key": key, "mqtt-password": key} {
+	for name, from := range map[string]string{"ca.pem": pki.CA, "gateway.pem": cert, "gateway.key": key, "mqtt-password": key, "user.pem": cert, "user.key": key} {
 		data, err := os.ReadFile(from)
 		if err != nil {
 			t.Fatal(err)
