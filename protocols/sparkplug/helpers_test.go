@@ -61,3 +61,5 @@ func bools(bits string) protocols.Value {
 }
 
 func moment(ms int64) time.Time { return time.UnixMilli(ms) }
+
+func protocolsString(s string) protocols.Value { return protocols.String(s) }
