@@ -297,7 +297,7 @@ func TestRequirements(t *testing.T) {
 	t.Parallel()
 	r := recordLife(t)
 	for _, q := range requirements() {
-		for _, id := range strings.Fields(q.ids) {
+		for id := range strings.FieldsSeq(q.ids) {
 			t.Run(id, func(t *testing.T) {
 				t.Parallel()
 				if err := q.check(r); err != nil {

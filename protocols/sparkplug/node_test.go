@@ -298,7 +298,9 @@ func TestBirthProperties(t *testing.T) {
 	low, high := -5.0, 120.5
 	n := newNode(t, Device{ID: "d", Metrics: []Definition{
 		{Name: "a", Type: Double, Unit: "°C", Low: &low, High: &high, Documentation: "温度"},
-		{Name: "b", Type: UInt16}, {Name: "c"}, {Name: "d", Type: Int8},
+		{Name: "b", Type: UInt16},
+		{Name: "c"},
+		{Name: "d", Type: Int8},
 	}})
 	n.Begin(0)
 	n.Birth(at)
