@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/hex"
+	"slices"
 	"strings"
 
 	"millrace/protocols"
@@ -42,6 +43,42 @@ func (l *loader) checkFormat(u *uplinkDraft) {
 	}
 	if n := u.node.get("primary_host"); n != nil && u.Format == FormatJSON {
 		l.problem(n.pos, "primary_host: only format: sparkplug has one: add that, or remove primary_host")
+	}
+}
+
+// checkFilters refuses globs that stand for nothing: a misspelt one would keep
+// everything back.
+func (l *loader) checkFilters(d *draft) {
+	var ids, tags []string
+	for _, dev := range d.devices {
+		ids = append(ids, dev.ID)
+		for i := range dev.Tags {
+			tags = append(tags, dev.Tags[i].Name, dev.ID+"/"+dev.Tags[i].Name)
+		}
+	}
+	if len(l.problems) > 0 {
+		return // the devices may not all be there
+	}
+	for _, u := range d.uplinks {
+		l.checkGlobs(u.node.get("devices"), "device", ids)
+		l.checkGlobs(u.node.get("tags"), "tag", tags)
+	}
+}
+
+func (l *loader) checkGlobs(list *node, what string, names []string) {
+	if list == nil || list.kind != listNode {
+		return
+	}
+	for _, n := range list.items {
+		glob := n.text
+		if n.bad || slices.ContainsFunc(names, func(s string) bool { return protocols.MatchGlob(glob, s) }) {
+			continue
+		}
+		if near := nearest(glob, names); near != "" {
+			l.problem(n.pos, "no %s is called %s; did you mean %q?", what, n.show(), near)
+			continue
+		}
+		l.problem(n.pos, "no %s is called %s", what, n.show())
 	}
 }
 

@@ -2,6 +2,7 @@ package configs
 
 import (
 	"log/slog"
+	"reflect"
 	"time"
 
 	"millrace/protocols"
@@ -56,7 +57,13 @@ type Uplink struct {
 	CatchUp     string // InOrder or LiveFirst
 	// CatchUpRate bounds how fast batches go out that waited longer than 10 s.
 	CatchUpRate Rate
+	// Devices and Tags are globs of what goes out; empty: everything. A glob of
+	// tags is of their names, or of DEVICE/NAME.
+	Devices, Tags []string
 }
+
+// Equal says that u and o are the same.
+func (u *Uplink) Equal(o *Uplink) bool { return reflect.DeepEqual(u, o) }
 
 // The formats of an uplink: the values of Uplink.Format.
 const (

@@ -199,8 +199,22 @@ func uplinkTable() table[uplinkDraft] {
 			doc:  "For format sparkplug: the id of the host application without which nothing is sent. While it is offline, the data waits in the buffer. Default: none.",
 			val:  as(name("a host's id", 128, "/+#"), func(u *uplinkDraft, v string) { u.PrimaryHost = v }),
 		},
-		later[uplinkDraft]("devices"),
-		later[uplinkDraft]("tags"),
+		{
+			name: "devices",
+			doc:  "The devices whose readings and states go out: ids, or globs such as press-*. Default: all.",
+			val: words[uplinkDraft]{
+				form: name("a device's id or a glob", 256, ""), hint: "write devices: [press-*]",
+				put: func(u *uplinkDraft, v []string) { u.Devices = v },
+			},
+		},
+		{
+			name: "tags",
+			doc:  "The tags that go out: names, DEVICE/NAME, or globs of one of them, such as temp* or press-1/*. Default: all.",
+			val: words[uplinkDraft]{
+				form: name("a tag's name or a glob", 256, ""), hint: "write tags: [temp*]",
+				put: func(u *uplinkDraft, v []string) { u.Tags = v },
+			},
+		},
 	}}
 }
 

@@ -131,6 +131,7 @@ func (l *loader) read(root *table[draft], d *draft) {
 	l.checkBuffer(d)
 	l.checkUplinks(d)
 	l.checkDevices(d)
+	l.checkFilters(d)
 }
 
 // config returns what was read.

@@ -288,7 +288,7 @@ devices: []
 
 	keyPair(t, dir, "gateway") // renewed
 	after := parse(t, dir, fmt.Sprintf(text, "gateway.key"))
-	if before.Uplinks[0] == after.Uplinks[0] {
+	if before.Uplinks[0].Equal(&after.Uplinks[0]) {
 		t.Error("a renewed certificate is no change")
 	}
 }

@@ -43,7 +43,7 @@ func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, 
 	fresh := map[string]*mqtt.Uplink{}
 	for i := range cfg.Uplinks {
 		u := &cfg.Uplinks[i]
-		if old != nil && slices.Contains(old.Uplinks, *u) {
+		if old != nil && slices.ContainsFunc(old.Uplinks, func(o configs.Uplink) bool { return o.Equal(u) }) {
 			continue
 		}
 		m, err := a.newMQTT(cfg, u)
@@ -94,6 +94,7 @@ func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, e
 	m, err := mqtt.New(mqtt.Options{
 		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:    mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
+		Filter: mqtt.Filter{Devices: u.Devices, Tags: u.Tags},
 		Format: u.Format, Sparkplug: a.sparkplugOptions(u),
 		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
 		Status:      a.statusFields,

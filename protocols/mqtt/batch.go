@@ -15,7 +15,8 @@ const HistoricalAfter = 10 * time.Second
 // compiledSchema is a schema with all that is the same in every batch of it
 // laid out beforehand.
 type compiledSchema struct {
-	schema *protocols.Schema
+	whole  *protocols.Schema // as it is stored
+	passes filtered          // of an uplink: what goes out of it
 	topic  string
 	head   []byte   // from the opening brace to the stream's value
 	keys   []byte   // ,"name": of each tag, one after the other
@@ -23,7 +24,7 @@ type compiledSchema struct {
 }
 
 func compileSchema(s *protocols.Schema, gateway, topic string) *compiledSchema {
-	c := &compiledSchema{schema: s, topic: topic, ends: make([]uint32, len(s.Tags))}
+	c := &compiledSchema{whole: s, topic: topic, ends: make([]uint32, len(s.Tags))}
 	c.head = append(c.head, `{"v":1`...)
 	if gateway != "" { // an export may not know it
 		c.head = append(c.head, `,"gateway":`...)

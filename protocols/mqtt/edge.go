@@ -70,14 +70,16 @@ type edge struct {
 	reload  bool // the configuration has changed
 	wake    chan struct{}
 
-	mu      sync.Mutex // guards what follows
-	node    *sparkplug.Node
-	host    sparkplug.Host
-	left    bool // the session's last message was handed over
-	devices map[string]*edgeDevice
-	order   []string // of the configured devices
-	batch   protocols.Batch
-	replays time.Time // when a batch of a dead device was sent last; zero: none since the last look
+	mu       sync.Mutex // guards what follows
+	node     *sparkplug.Node
+	host     sparkplug.Host
+	left     bool // the session's last message was handed over
+	devices  map[string]*edgeDevice
+	order    []string         // of the configured devices
+	kept     map[string][]int // of each of them, the metrics that pass the filter; nil: all
+	filtered map[*protocols.Schema]filtered
+	batch    protocols.Batch
+	replays  time.Time // when a batch of a dead device was sent last; zero: none since the last look
 }
 
 // edgeDevice is what is known of a device beside its metrics.
@@ -95,7 +97,7 @@ func newEdge(u *Uplink) (*edge, error) {
 	}
 	e := &edge{
 		u: u, gaps: newJSONFormat(&u.o), node: node, states: map[string]DeviceState{},
-		devices: map[string]*edgeDevice{}, wake: make(chan struct{}, 1),
+		devices: map[string]*edgeDevice{}, filtered: map[*protocols.Schema]filtered{}, wake: make(chan struct{}, 1),
 	}
 	ms := e.now()
 	node.Set(metricSoftware, protocols.String("millrace"), ms)
@@ -203,7 +205,7 @@ func (e *edge) submit(s *session, m *message) error {
 func (e *edge) births(s *session) error {
 	current := map[string][]sparkplug.Current{}
 	for _, id := range e.born() {
-		current[id] = e.u.o.Sparkplug.Current(id)
+		current[id] = e.current(id)
 		e.node.Prepare(id, current[id])
 	}
 	if err := e.emit(s, e.node.Birth(e.now())); err != nil {
@@ -252,7 +254,7 @@ func (e *edge) birth(s *session, id string, current []sparkplug.Current) error {
 // births, if its values need definitions that the node's birth has not. It is
 // called with mu held.
 func (e *edge) rebirth(s *session, id string) error {
-	current := e.u.o.Sparkplug.Current(id)
+	current := e.current(id)
 	e.node.Prepare(id, current)
 	if e.node.Stale() {
 		return e.births(s)

@@ -21,6 +21,10 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 	if err == nil {
 		err = protocols.DecodeBatch(&e.batch, r.Data, schema)
 	}
+	if err == nil && !e.passes(schema) {
+		m.skip = true
+		return e.submitCounted(s, m)
+	}
 	if err != nil {
 		e.u.noteDamaged(r, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err))
 		e.gap(m, Gap{
@@ -55,6 +59,20 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 		}
 	}
 	return fmt.Errorf("uplink %s: the values of %s do not fit their births", e.u.o.Name, schema.Device) // a fault of ours
+}
+
+// passes leaves of the batch what the filter lets through. It is false if that
+// is nothing.
+func (e *edge) passes(schema *protocols.Schema) bool {
+	f, ok := e.filtered[schema]
+	if !ok {
+		if len(e.filtered) >= maxSchemas {
+			clear(e.filtered)
+		}
+		f = e.u.o.Filter.schema(schema)
+		e.filtered[schema] = f
+	}
+	return f.apply(&e.batch)
 }
 
 // submitCounted is submit for a message that has a place in the window.

@@ -249,13 +249,49 @@ func (e *edge) redefine(s *session) error {
 	return e.births(s)
 }
 
+// takeDevices returns the configured devices and their metrics, as far as the
+// filter lets them through.
 func (e *edge) takeDevices() []sparkplug.Device {
-	ds := e.u.o.Sparkplug.Devices()
-	e.order = e.order[:0]
-	for i := range ds {
-		e.order = append(e.order, ds[i].ID)
+	var ds []sparkplug.Device
+	e.order, e.kept = e.order[:0], map[string][]int{}
+	for _, d := range e.u.o.Sparkplug.Devices() {
+		if !e.u.o.Filter.Device(d.ID) {
+			continue
+		}
+		kept := sparkplug.Device{ID: d.ID}
+		var index []int
+		for i := range d.Metrics {
+			if e.u.o.Filter.Tag(d.ID, d.Metrics[i].Name) {
+				kept.Metrics = append(kept.Metrics, d.Metrics[i])
+				index = append(index, i)
+			}
+		}
+		if len(d.Metrics) > 0 && len(kept.Metrics) == 0 {
+			continue
+		}
+		if len(kept.Metrics) < len(d.Metrics) {
+			e.kept[d.ID] = index
+		}
+		ds = append(ds, kept)
+		e.order = append(e.order, d.ID)
 	}
 	return ds
+}
+
+// current returns the newest readings of a device's metrics.
+func (e *edge) current(id string) []sparkplug.Current {
+	all := e.u.o.Sparkplug.Current(id)
+	index, some := e.kept[id]
+	if !some {
+		return all
+	}
+	var kept []sparkplug.Current
+	for _, i := range index {
+		if i < len(all) {
+			kept = append(kept, all[i])
+		}
+	}
+	return kept
 }
 
 // take takes over a device's state.

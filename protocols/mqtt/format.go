@@ -19,7 +19,7 @@ type format interface {
 	// connected; the one of kind broken is the last will.
 	status(kind statusKind) outgoing
 	// record appends the data message of r to dst, and returns its topic.
-	// Its error says that r cannot be decoded.
+	// Its error says that r cannot be decoded, or is errNothing.
 	record(dst []byte, r Record) (topic string, body []byte, err error)
 	// gap appends the notice of g to dst, and returns its topic.
 	gap(dst []byte, g Gap) (topic string, body []byte)
@@ -56,6 +56,7 @@ type jsonFormat struct {
 	schema  func(id uint64) (*protocols.Schema, error)
 	extra   func() map[string]any
 	now     func() time.Time
+	filter  *Filter
 
 	mu       sync.Mutex // guards what follows, which is used anew for every batch
 	compiled map[uint64]*compiledSchema
@@ -70,6 +71,7 @@ func newJSONFormat(o *Options) *jsonFormat {
 		schema:   o.Schema,
 		extra:    o.Status,
 		now:      o.Now,
+		filter:   &o.Filter,
 		compiled: make(map[uint64]*compiledSchema),
 	}
 }
@@ -81,8 +83,11 @@ func (f *jsonFormat) record(dst []byte, r Record) (topic string, body []byte, er
 	if err != nil {
 		return "", dst, err
 	}
-	if err := protocols.DecodeBatch(&f.batch, r.Data, c.schema); err != nil {
+	if err := protocols.DecodeBatch(&f.batch, r.Data, c.whole); err != nil {
 		return "", dst, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err)
+	}
+	if !c.passes.apply(&f.batch) {
+		return "", dst, errNothing
 	}
 	body, err = appendBatch(dst, &r, c, &f.batch, f.now().UnixMilli())
 	return c.topic, body, err
@@ -99,7 +104,9 @@ func (f *jsonFormat) compile(id uint64) (*compiledSchema, error) {
 	if len(f.compiled) >= maxSchemas {
 		clear(f.compiled)
 	}
-	c := compileSchema(s, f.gateway, f.prefix+s.Device+"/data")
+	passes := f.filter.schema(s)
+	c := compileSchema(passes.schema, f.gateway, f.prefix+s.Device+"/data")
+	c.whole, c.passes = s, passes
 	f.compiled[id] = c
 	return c, nil
 }

@@ -82,6 +82,8 @@ type Options struct {
 	// one broker before the session is given up; 0: without end.
 	HostPatience time.Duration
 
+	Filter Filter // what of all readings goes out
+
 	Topic   string // of JSON: the first level or levels of all topics
 	Group   string
 	Gateway string
@@ -176,6 +178,8 @@ type Uplink struct {
 	lastError  string
 	lastErrAt  time.Time
 	shortLived int // sessions in a row that ended soon
+
+	filteredOut map[string]bool // devices that the filter leaves out, once their states were cleared
 }
 
 // counters are counted up by whoever does the work.
@@ -203,7 +207,7 @@ func New(o Options) (*Uplink, error) {
 	} else if o.TLS != (TLS{}) {
 		return nil, wrap(fmt.Errorf("tls is set, but %s:// is not encrypted; write %ss://", broker.Scheme, broker.Scheme))
 	}
-	u := &Uplink{o: o, broker: broker, retained: newRetained()}
+	u := &Uplink{o: o, broker: broker, retained: newRetained(), filteredOut: map[string]bool{}}
 	u.format = newJSONFormat(&u.o)
 	u.messages.New = func() any { return new(message) }
 	if o.Format == FormatSparkplug {
@@ -280,7 +284,10 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 	}
 	m := u.message(kindBatch, token)
 	m.topic, m.body, err = u.format.record(m.body[:0], r)
-	if err != nil {
+	switch {
+	case errors.Is(err, errNothing):
+		m.skip = true
+	case err != nil:
 		u.noteDamaged(r, err)
 		m.kind = kindGap
 		m.topic, m.body = u.format.gap(m.body[:0], Gap{
@@ -350,6 +357,10 @@ func (u *Uplink) farewell() {
 // SetState makes s what the device's retained topic holds: at once when
 // connected, and again in every new session. It never waits.
 func (u *Uplink) SetState(s DeviceState) {
+	if !u.o.Filter.Device(s.Device) {
+		u.forgetFiltered(s.Device)
+		return
+	}
 	if u.edge != nil {
 		u.edge.setState(s)
 		return
@@ -365,6 +376,18 @@ func (u *Uplink) RemoveDevice(id string) {
 		return // Reloaded tells of it
 	}
 	u.setRetained(u.format.stateTopic(id), nil)
+}
+
+// forgetFiltered clears, once, what the broker may have of a device from
+// before it was filtered out.
+func (u *Uplink) forgetFiltered(id string) {
+	u.mu.Lock()
+	told := u.filteredOut[id]
+	u.filteredOut[id] = true
+	u.mu.Unlock()
+	if !told {
+		u.RemoveDevice(id)
+	}
 }
 
 // Reloaded says that the configuration of the devices has changed, for formats
