@@ -18,7 +18,17 @@ const (
 	// acknowledgements of what is in flight.
 	ackPatience = time.Second
 	rescuePause = 200 * time.Millisecond
+	// refusedBackoff is how long the wait may get where the far side answers
+	// and says no.
+	refusedBackoff = time.Minute
 )
+
+// refusal is an error of Connect that says whether the far side has answered,
+// and said no.
+type refusal interface {
+	error
+	Refusal() bool
+}
 
 // ForwardOptions of one Forward. The zero value works.
 type ForwardOptions struct {
@@ -115,7 +125,11 @@ func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o Forwar
 		if u.ackedCount(b) > acked {
 			backoff = 0 // it worked for a while
 		}
-		backoff = min(max(2*backoff, o.MinBackoff), o.MaxBackoff)
+		most := o.MaxBackoff
+		if r := refusal(nil); errors.As(err, &r) && r.Refusal() {
+			most = max(most, refusedBackoff)
+		}
+		backoff = min(max(2*backoff, o.MinBackoff), most)
 		wait := backoff/2 + time.Duration(o.Rand()*float64(backoff/2))
 		o.OnState(ForwardState{Err: err, Retry: wait})
 		select {

@@ -27,6 +27,7 @@ func (l *loader) checkUplinks(d *draft) {
 		l.unique(names, "uplink name", u.Name, u.node.get("name"))
 		l.checkClient(clients, u)
 		l.checkFormat(u)
+		l.checkFallbacks(u)
 		if u.Password != "" && u.Username == "" && u.node.get("username") == nil {
 			l.problem(u.node.at("password"), "password: a password needs a user name: add username")
 		}
@@ -44,6 +45,28 @@ func (l *loader) checkFormat(u *uplinkDraft) {
 	if n := u.node.get("primary_host"); n != nil && u.Format == FormatJSON {
 		l.problem(n.pos, "primary_host: only format: sparkplug has one: add that, or remove primary_host")
 	}
+}
+
+// checkFallbacks refuses brokers of which one would be sent in clear what the
+// others get encrypted.
+func (l *loader) checkFallbacks(u *uplinkDraft) {
+	n := u.node.get("fallback")
+	for i, f := range u.Fallback {
+		pos := n.pos
+		if n.kind == listNode && i < len(n.items) {
+			pos = n.items[i].pos
+		}
+		if f == u.Broker {
+			l.problem(pos, "fallback: this is the first broker again: give another one, or remove it")
+		}
+		if encrypted(f) != encrypted(u.Broker) {
+			l.problem(pos, "fallback: one of the brokers is encrypted (mqtts, wss) and another is not: user, password and data would go out in clear; write both alike")
+		}
+	}
+}
+
+func encrypted(broker string) bool {
+	return strings.HasPrefix(broker, "mqtts:") || strings.HasPrefix(broker, "wss:")
 }
 
 // checkFilters refuses globs that stand for nothing: a misspelt one would keep

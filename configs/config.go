@@ -41,8 +41,11 @@ type Buffer struct {
 
 // Uplink is one MQTT destination.
 type Uplink struct {
-	Name     string
-	Broker   string // scheme://host:port and, for ws and wss, the path; the port is always there
+	Name   string
+	Broker string // scheme://host:port and, for ws and wss, the path; the port is always there
+	// Fallback are further brokers, used in their order while those before them
+	// cannot be.
+	Fallback []string
 	ClientID string
 	Username string // empty: none
 	Password Secret

@@ -132,7 +132,7 @@ func bufferTable() table[Buffer] {
 }
 
 func uplinkTable() table[uplinkDraft] {
-	return table[uplinkDraft]{where: "an uplink", keys: []key[uplinkDraft]{
+	return table[uplinkDraft]{where: "an uplink", keys: append([]key[uplinkDraft]{
 		{
 			name: "name", required: true,
 			doc: "The uplink's name, unique in this file. Letters, digits, '-', '_' and '.'; 1 to 64.",
@@ -142,6 +142,14 @@ func uplinkTable() table[uplinkDraft] {
 			name: "broker", required: true,
 			doc: "The broker's address, such as mqtt://192.0.2.1:1883 or mqtts://broker.example.com. Schemes: mqtt, mqtts, ws, wss; ports left out: 1883, 8883, 80, 443.",
 			val: as(brokerURL(), func(u *uplinkDraft, v string) { u.Broker = v }),
+		},
+		{
+			name: "fallback",
+			doc:  "Further brokers, one or a list, with the same user and certificates: they are used in their order while those before them cannot be.",
+			val: words[uplinkDraft]{
+				form: brokerURL(), hint: "write fallback: mqtt://192.0.2.2:1883", single: true,
+				put: func(u *uplinkDraft, v []string) { u.Fallback = v },
+			},
 		},
 		{
 			name: "client_id",
@@ -167,6 +175,12 @@ func uplinkTable() table[uplinkDraft] {
 				at:    func(u *uplinkDraft, _ *node) *TLS { return &u.TLS },
 			},
 		},
+	}, uplinkDataKeys()...)}
+}
+
+// uplinkDataKeys say what an uplink sends, and how.
+func uplinkDataKeys() []key[uplinkDraft] {
+	return []key[uplinkDraft]{
 		{
 			name: "format", def: "json",
 			doc: "The payloads' format: json, or sparkplug (Sparkplug B 3.0).",
@@ -215,7 +229,7 @@ func uplinkTable() table[uplinkDraft] {
 				put: func(u *uplinkDraft, v []string) { u.Tags = v },
 			},
 		},
-	}}
+	}
 }
 
 func tlsTable() table[TLS] {

@@ -142,19 +142,24 @@ func authTable() table[authDraft] {
 
 // words is a list of words, each of the form, none of them twice.
 type words[T any] struct {
-	form form[string]
-	hint string
-	put  func(*T, []string)
+	form   form[string]
+	hint   string
+	single bool // one that stands alone is a list of one
+	put    func(*T, []string)
 }
 
 func (w words[T]) read(l *loader, name string, n *node, t *T) {
-	if n.kind != listNode {
+	items := n.items
+	switch {
+	case n.kind == textNode && w.single:
+		items = []*node{n}
+	case n.kind != listNode:
 		l.problem(n.pos, "%s: expected a list, got %s; %s", name, n.describe(), w.hint)
 		return
 	}
 	var all []string
 	one := as(w.form, func(all *[]string, v string) { *all = append(*all, v) })
-	for _, item := range n.items {
+	for _, item := range items {
 		before := len(all)
 		one.read(l, name, item, &all)
 		if len(all) > before && slices.Contains(all[:before], all[before]) {
@@ -164,4 +169,10 @@ func (w words[T]) read(l *loader, name string, n *node, t *T) {
 	w.put(t, all)
 }
 
-func (w words[T]) schema() schema { return schema{"type": "array", "items": w.form.schema()} }
+func (w words[T]) schema() schema {
+	list := schema{"type": "array", "items": w.form.schema()}
+	if w.single {
+		return schema{"anyOf": []any{w.form.schema(), list}}
+	}
+	return list
+}

@@ -53,7 +53,7 @@ func (s *source) Status() console.Status {
 		}
 		st.Uplinks = append(st.Uplinks, console.Uplink{
 			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: a.present(since).UnixMilli(), Reason: ms.LastError,
-			Delivered: ms.Acked, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
+			Delivered: ms.Acked, SetAside: ms.SetAside, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
 			Drained: bs.Uplinks[u.cfg.Name].Drained.Seconds(),
 		})
 	}

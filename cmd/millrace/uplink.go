@@ -92,7 +92,7 @@ func (a *agent) takeUplinks(match func(*uplink) bool) []*uplink {
 
 func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, error) {
 	m, err := mqtt.New(mqtt.Options{
-		Name: u.Name, Broker: u.Broker, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
+		Name: u.Name, Broker: u.Broker, Fallbacks: u.Fallback, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:    mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
 		Filter: mqtt.Filter{Devices: u.Devices, Tags: u.Tags},
 		Format: u.Format, Sparkplug: a.sparkplugOptions(u),

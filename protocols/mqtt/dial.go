@@ -60,16 +60,16 @@ func (u *Uplink) dial(ctx context.Context, secure *tls.Config, s *session) (*buf
 	}
 	ctx, cancel := context.WithTimeout(ctx, u.o.ConnectTimeout)
 	defer cancel()
-	if isWebSocket(u.broker) {
+	if isWebSocket(s.broker) {
 		// paho's WebSocket takes no context: it ends with its time-out.
-		conn, err := paho.NewWebsocket(u.broker.String(), secure, u.o.ConnectTimeout, nil, nil)
+		conn, err := paho.NewWebsocket(s.broker.String(), secure, u.o.ConnectTimeout, nil, nil)
 		if err != nil {
 			return nil, err
 		}
 		return newBufferedConn(conn, o), nil
 	}
 	var dialer net.Dialer
-	socket, err := dialer.DialContext(ctx, "tcp", u.broker.Host)
+	socket, err := dialer.DialContext(ctx, "tcp", s.broker.Host)
 	if err != nil {
 		return nil, err
 	}

@@ -16,7 +16,7 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	m := e.u.message(kindBatch, token)
-	m.once = true
+	m.once, m.id = true, batchID{r.Stream, r.Seq}
 	schema, err := e.u.o.Schema(r.Schema)
 	if err == nil {
 		err = protocols.DecodeBatch(&e.batch, r.Data, schema)

@@ -88,7 +88,7 @@ func (e *edge) awaitHost(ctx context.Context, s *session) error {
 	if host == "" {
 		return nil
 	}
-	e.u.noteWaiting(fmt.Sprintf("uplink %s: connected to %s, but the primary host %s is not online there: the data waits in the buffer", e.u.o.Name, e.u.broker, host))
+	e.u.noteWaiting(fmt.Sprintf("uplink %s: connected to %s, but the primary host %s is not online there: the data waits in the buffer", e.u.o.Name, s.broker, host))
 	var patience <-chan time.Time
 	if p := e.u.o.HostPatience; p > 0 {
 		timer := time.NewTimer(p)

@@ -55,6 +55,8 @@ type message struct {
 	gone    chan struct{} // of kindStatus, may be nil: closed when acknowledged
 	once    bool          // at QoS 0: the next barrier acknowledges it
 	skip    bool          // it is not sent at all, and has its place in the order alone
+	id      batchID       // of kindBatch
+	written time.Time     // when it was handed to paho; of kindBatch
 	sent    paho.Token
 }
 
@@ -70,17 +72,21 @@ func (m *message) qos() byte {
 // an acknowledgement (libraries.md, C1), and a late callback of an old client
 // cannot reach a new session.
 type session struct {
-	u       *Uplink
-	client  paho.Client
-	conn    *bufferedConn
-	acked   func(token uint64)
-	window  *window
-	queue   *queue        // to the writer
-	flight  chan *message // from the writer, in order of publishing
-	changed chan struct{} // holds a token when retained topics changed
-	started time.Time
-	pongs   atomic.Uint64 // how many pings the broker has answered
-	ponged  chan struct{} // holds a token when it has answered another one
+	u                  *Uplink
+	broker             *url.URL
+	client             paho.Client
+	conn               *bufferedConn
+	acked              func(token uint64)
+	window             *window
+	queue              *queue        // to the writer
+	flight             chan *message // from the writer, in order of publishing
+	changed            chan struct{} // holds a token when retained topics changed
+	started            time.Time
+	alone              bool          // each batch is sent alone, see poison
+	head               *message      // the batch that was waited for when it ended; written before lost is closed
+	greeted, tookBatch bool          // the broker has acknowledged something, and a batch
+	pongs              atomic.Uint64 // how many pings the broker has answered
+	ponged             chan struct{} // holds a token when it has answered another one
 
 	publishing sync.Mutex // held while paho's Publish runs
 
@@ -103,16 +109,17 @@ func (nullStore) Close()                            {}
 func (nullStore) Reset()                            {}
 
 // open connects and signs on. The session then has to be run.
-func (u *Uplink) open(ctx context.Context, acked func(uint64)) (*session, error) {
+func (u *Uplink) open(ctx context.Context, broker *url.URL, acked func(uint64)) (*session, error) {
 	var secure *tls.Config
-	if isSecure(u.broker) {
+	if isSecure(broker) {
 		var err error
-		if secure, err = u.o.TLS.Config(u.broker.Hostname()); err != nil {
+		if secure, err = u.o.TLS.Config(broker.Hostname()); err != nil {
 			return nil, err
 		}
 	}
+	inflight, alone := u.poison.window(u.o.MaxInflight)
 	s := &session{
-		u: u, acked: acked, window: newWindow(u.o.MaxInflight, u.o.MaxInflightBytes),
+		u: u, broker: broker, acked: acked, window: newWindow(inflight, u.o.MaxInflightBytes), alone: alone,
 		queue:   newQueue(),
 		flight:  make(chan *message, u.o.MaxInflight+spareFlight),
 		changed: make(chan struct{}, 1), ponged: make(chan struct{}, 1),
@@ -151,7 +158,7 @@ func (u *Uplink) open(ctx context.Context, acked func(uint64)) (*session, error)
 // dialUntil dials, and returns at once when ctx ends: paho's WebSocket takes
 // no context, and ends with its own time-out.
 func (u *Uplink) dialUntil(ctx context.Context, secure *tls.Config, s *session) (*bufferedConn, error) {
-	if !isWebSocket(u.broker) {
+	if !isWebSocket(s.broker) {
 		return u.dial(ctx, secure, s)
 	}
 	type result struct {
@@ -188,7 +195,7 @@ func (u *Uplink) clientOptions(s *session) *paho.ClientOptions {
 		o.SetDefaultPublishHandler(u.edge.receive())
 		o.SetOrderMatters(true)
 	}
-	o.AddBroker(u.broker.String())
+	o.AddBroker(s.broker.String())
 	o.SetClientID(u.o.ClientID)
 	o.SetUsername(u.o.Username)
 	o.SetPassword(u.o.Password)
@@ -204,6 +211,11 @@ func (u *Uplink) clientOptions(s *session) *paho.ClientOptions {
 	o.SetWriteTimeout(publishTimeout)
 	o.SetConnectionLostHandler(func(_ paho.Client, err error) { s.fail(err) })
 	return o
+}
+
+// left says that the session was ended by us, in peace.
+func (s *session) left() bool {
+	return errors.Is(s.cause, errStopped) || errors.Is(s.cause, errHostOffline) || errors.Is(s.cause, errReturn)
 }
 
 // fail ends the session; the first cause counts.
@@ -229,7 +241,7 @@ func (s *session) run() {
 	writer.Go(s.write)
 	s.acknowledge()
 	writer.Wait() // before paho ends, which Publish would not notice
-	if !errors.Is(s.cause, errStopped) && !errors.Is(s.cause, errHostOffline) {
+	if !s.left() {
 		s.conn.Abort() // without a DISCONNECT, so that the broker publishes the will
 	}
 	s.u.noteEnd(s)
@@ -307,6 +319,9 @@ func (s *session) write() {
 
 func (s *session) publish(m *message) (ok bool) {
 	if !m.skip {
+		if m.kind == kindBatch {
+			m.written = time.Now()
+		}
 		if m.sent = s.handOver(m); m.sent == nil {
 			return false
 		}
@@ -350,6 +365,7 @@ func (s *session) acknowledge() {
 					group, m = s.gather(group)
 				}
 				if !s.await(group, timer) {
+					s.noteHead(group)
 					return
 				}
 				for _, done := range group {
@@ -362,14 +378,27 @@ func (s *session) acknowledge() {
 	}
 }
 
+// noteHead notes which batch was waited for when the session ended.
+func (s *session) noteHead(group []*message) {
+	for _, m := range group {
+		if m.kind == kindBatch && !m.skip {
+			s.head = m
+			return
+		}
+		if m.kind != kindBatch {
+			return // a birth, say: it cannot be left out
+		}
+	}
+}
+
 // gather adds to group what else was published at QoS 0 by now. It returns the
 // message that is to follow, if there is one.
 func (s *session) gather(group []*message) (_ []*message, follows *message) {
 	for {
 		select {
 		case m := <-s.flight:
-			if !m.once {
-				return group, m
+			if !m.once || s.alone && m.kind != group[0].kind {
+				return group, m // births are to be known to have come before a batch that may not
 			}
 			group = append(group, m)
 		default:
@@ -443,18 +472,24 @@ func (s *session) pong() {
 
 // complete does what the acknowledgement of m allows.
 func (s *session) complete(m *message) {
+	s.greeted = s.greeted || !m.skip
 	switch m.kind {
 	case kindBatch, kindGap:
 		if m.kind == kindBatch {
 			if !m.skip {
 				s.u.counts.acked.Add(1)
+				s.tookBatch = true
+				if s.alone && s.u.poison.took() {
+					s.alone = false
+					s.window.widen(s.u.o.MaxInflight)
+				}
 			}
 		} else {
 			s.u.counts.gaps.Add(1)
 		}
 		s.acked(m.token)
 		s.window.leave(len(m.body))
-		m.sent, m.once, m.skip = nil, false, false
+		m.sent, m.once, m.skip, m.id = nil, false, false, batchID{}
 		s.u.messages.Put(m)
 	case kindRetained:
 		if len(m.body) == 0 {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -65,21 +64,30 @@ const (
 	DefaultKeepAlive = 10 * time.Second
 	// DefaultPingTimeout is how long the answer to a ping may take.
 	DefaultPingTimeout = 10 * time.Second
+	// DefaultReturnAfter lets a broker that restarts come to rest.
+	DefaultReturnAfter = time.Minute
+	// DefaultHostPatience is how long a host of Sparkplug is waited for on one
+	// of several brokers: its state is retained, and comes at once.
+	DefaultHostPatience = 10 * time.Second
 )
 
 // Options say where an uplink leads, and how it is used.
 type Options struct {
-	Name     string // for messages to people
-	Broker   string // URL: mqtt, mqtts, ws or wss; without user and password
-	ClientID string // default: Gateway
-	Username string // empty: none
-	Password string // appears in no error and no log
-	TLS      TLS    // for mqtts and wss
+	Name   string // for messages to people
+	Broker string // URL: mqtt, mqtts, ws or wss; without user and password
+	// Fallbacks are brokers that are used, in their order, while the ones before
+	// them cannot be, with the same ClientID, user and TLS.
+	Fallbacks []string
+	ClientID  string // default: Gateway
+	Username  string // empty: none
+	Password  string // appears in no error and no log
+	TLS       TLS    // for mqtts and wss
 
 	Format    string // FormatJSON (the default) or FormatSparkplug
 	Sparkplug SparkplugOptions
 	// HostPatience is how long the primary host of Sparkplug is waited for on
-	// one broker before the session is given up; 0: without end.
+	// one broker before the session is given up; 0: without end, or with
+	// Fallbacks DefaultHostPatience.
 	HostPatience time.Duration
 
 	Filter Filter // what of all readings goes out
@@ -95,6 +103,7 @@ type Options struct {
 	AckTimeout       time.Duration // without any acknowledgement while some are due; default DefaultAckTimeout
 	KeepAlive        time.Duration // whole seconds; default DefaultKeepAlive
 	PingTimeout      time.Duration // default DefaultPingTimeout
+	ReturnAfter      time.Duration // on a fallback, until the first broker is looked at; default DefaultReturnAfter
 
 	// Schema returns the schema with an ID. A record whose schema it does
 	// not know is announced as a gap.
@@ -127,6 +136,12 @@ func (o *Options) setDefaults() {
 	}
 	if o.PingTimeout <= 0 {
 		o.PingTimeout = DefaultPingTimeout
+	}
+	if o.ReturnAfter <= 0 {
+		o.ReturnAfter = DefaultReturnAfter
+	}
+	if o.HostPatience <= 0 && len(o.Fallbacks) > 0 {
+		o.HostPatience = DefaultHostPatience
 	}
 	if o.Now == nil {
 		o.Now = time.Now
@@ -162,7 +177,8 @@ func (o *Options) check() error {
 // goroutine; everything else may be called by any.
 type Uplink struct {
 	o        Options
-	broker   *url.URL
+	brokers  *brokers
+	poison   poison
 	format   format
 	edge     *edge // of Sparkplug; nil: JSON
 	retained *retained
@@ -184,7 +200,7 @@ type Uplink struct {
 
 // counters are counted up by whoever does the work.
 type counters struct {
-	sent, acked, gaps, damaged, sessions, refused atomic.Uint64
+	sent, acked, gaps, damaged, sessions, refused, aside atomic.Uint64
 }
 
 // New makes the uplink that o describes. It connects to nothing, but reads
@@ -196,18 +212,11 @@ func New(o Options) (*Uplink, error) {
 	if err := o.check(); err != nil {
 		return nil, wrap(err)
 	}
-	broker, err := parseBroker(o.Broker)
+	all, err := parseBrokers(&o)
 	if err != nil {
 		return nil, wrap(err)
 	}
-	if isSecure(broker) {
-		if _, err := o.TLS.Config(broker.Hostname()); err != nil {
-			return nil, wrap(err)
-		}
-	} else if o.TLS != (TLS{}) {
-		return nil, wrap(fmt.Errorf("tls is set, but %s:// is not encrypted; write %ss://", broker.Scheme, broker.Scheme))
-	}
-	u := &Uplink{o: o, broker: broker, retained: newRetained(), filteredOut: map[string]bool{}}
+	u := &Uplink{o: o, brokers: newBrokers(all, o.ReturnAfter), retained: newRetained(), filteredOut: map[string]bool{}}
 	u.format = newJSONFormat(&u.o)
 	u.messages.New = func() any { return new(message) }
 	if o.Format == FormatSparkplug {
@@ -233,18 +242,8 @@ func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-
 		u.farewell() // a node does not leave without a word
 	}
 	u.release()
-	s, err := u.open(ctx, acked)
-	if err == nil && u.edge != nil {
-		if err = u.edge.start(ctx, s); err != nil {
-			s.giveUp()
-		}
-	}
+	s, err := u.openAny(ctx, acked)
 	if err != nil {
-		if ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		err = u.refused(err)
-		u.noteError(err.Error())
 		return nil, err
 	}
 	u.counts.sessions.Add(1)
@@ -253,6 +252,9 @@ func (u *Uplink) Connect(ctx context.Context, acked func(token uint64)) (lost <-
 	u.mu.Unlock()
 	if u.edge == nil {
 		u.running.Go(s.run)
+	}
+	if s.broker != u.brokers.all[0] {
+		u.running.Go(func() { u.scout(context.WithoutCancel(ctx), s) })
 	}
 	return s.lost, nil
 }
@@ -279,10 +281,15 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 	if err != nil {
 		return err
 	}
+	id := batchID{r.Stream, r.Seq}
+	if u.poison.aside(id) {
+		return u.setAside(s, token, &r)
+	}
 	if u.edge != nil {
 		return u.edge.send(ctx, s, token, r)
 	}
 	m := u.message(kindBatch, token)
+	m.id = id
 	m.topic, m.body, err = u.format.record(m.body[:0], r)
 	switch {
 	case errors.Is(err, errNothing):
@@ -298,12 +305,28 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 	return s.submit(m)
 }
 
+// setAside announces a batch that the broker does not take as a gap.
+func (u *Uplink) setAside(s *session, token uint64, r *Record) error {
+	n := u.counts.aside.Add(1)
+	u.o.Log.Error("a batch that the broker does not take is set aside, and announced as a gap", "uplink", u.o.Name, "stream", r.Stream, "seq", r.Seq,
+		"readings", r.Readings, "set_aside_so_far", n, "last", u.Stats().LastError)
+	return u.announce(s, token, Gap{
+		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
+		Reason: ReasonRefused, Oldest: r.Time, Newest: r.Time,
+	})
+}
+
 // SendGap hands over a gap notice, in order with the batches.
 func (u *Uplink) SendGap(ctx context.Context, token uint64, g Gap) error {
 	s, err := u.enter(ctx)
 	if err != nil {
 		return err
 	}
+	return u.announce(s, token, g)
+}
+
+// announce hands over a gap notice that has a place in the window.
+func (u *Uplink) announce(s *session, token uint64, g Gap) error {
 	if u.edge != nil {
 		return u.edge.sendGap(s, token, g)
 	}
@@ -411,7 +434,7 @@ func (u *Uplink) setRetained(topic string, body []byte) {
 type Stats struct {
 	Connected     bool
 	Since         time.Time // Connected is as it is since then; zero: since the start
-	Broker        string    // its URL
+	Broker        string    // URL of the one in use, or tried last
 	LastError     string    // why the last session ended, or could not be had; in words for people
 	LastErrorTime time.Time
 	Sessions      uint64 // how many there have been
@@ -419,6 +442,7 @@ type Stats struct {
 	Acked         uint64 // batches
 	Gaps          uint64 // gap notices acknowledged
 	Damaged       uint64 // records that could not be decoded
+	SetAside      uint64 // batches that the broker does not take
 	Bytes         uint64 // written to the broker, headers of MQTT included, those of TLS not
 	Inflight      int    // messages sent and not acknowledged
 	InflightBytes int
@@ -429,11 +453,11 @@ func (u *Uplink) Stats() Stats {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	s := Stats{
-		Connected: u.connected, Since: u.since, Broker: u.broker.String(),
+		Connected: u.connected, Since: u.since, Broker: u.brokers.inUse().String(),
 		LastError: u.lastError, LastErrorTime: u.lastErrAt,
 		Sessions: u.counts.sessions.Load(),
 		Sent:     u.counts.sent.Load(), Acked: u.counts.acked.Load(), Gaps: u.counts.gaps.Load(),
-		Damaged: u.counts.damaged.Load(), Bytes: u.wrote.Load(),
+		Damaged: u.counts.damaged.Load(), SetAside: u.counts.aside.Load(), Bytes: u.wrote.Load(),
 	}
 	if u.connected && u.current != nil {
 		s.Inflight, s.InflightBytes = u.current.window.load()
@@ -483,16 +507,19 @@ func (u *Uplink) noteEnd(s *session) {
 	if u.current == s || u.current == nil {
 		u.connected, u.since = false, now
 	}
+	u.brokers.ended(s.broker, s.cause, time.Since(s.started))
 	if errors.Is(s.cause, errStopped) {
 		return
 	}
-	text := u.lostWords(s.cause)
+	text := u.lostWords(s.broker, s.cause)
 	if time.Since(s.started) < soon {
 		u.shortLived++
 	} else {
 		u.shortLived = 0
 	}
-	if u.shortLived >= suspicious {
+	if why := u.poison.sessionEnded(s); why != "" {
+		text += "; " + why
+	} else if u.shortLived >= suspicious {
 		text += fmt.Sprintf("; it happens soon after every connect: check that no other program uses the client id %q (client_id)", u.o.ClientID)
 	}
 	if text != u.lastError {

@@ -53,6 +53,14 @@ func (w *window) grow(bytes int) {
 	w.mu.Unlock()
 }
 
+// widen sets how many messages it admits.
+func (w *window) widen(maxMessages int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.maxMessages = maxMessages
+	w.signal()
+}
+
 // leave gives back the place of one message.
 func (w *window) leave(bytes int) {
 	w.mu.Lock()

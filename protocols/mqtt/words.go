@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/url"
 	"os"
 	"strings"
 	"syscall"
@@ -21,7 +22,13 @@ import (
 type LinkError struct {
 	Text string
 	Err  error // the cause
+
+	refused bool
 }
+
+// Refusal says that the broker answered, and said no: it will hardly say
+// something else soon.
+func (e *LinkError) Refusal() bool { return e.refused }
 
 func (e *LinkError) Error() string { return e.Text }
 
@@ -37,16 +44,16 @@ var (
 )
 
 // refused explains why no session could be had.
-func (u *Uplink) refused(err error) error {
-	return &LinkError{Err: err, Text: fmt.Sprintf("uplink %s: no connection to %s: %s", u.o.Name, u.broker, u.explain(err))}
+func (u *Uplink) refused(broker *url.URL, err error) *LinkError {
+	return &LinkError{Err: err, Text: fmt.Sprintf("uplink %s: no connection to %s: %s", u.o.Name, broker, u.explain(broker, err)), refused: u.explainRefusal(err) != ""}
 }
 
 // explain puts the failure of an attempt to connect into words.
-func (u *Uplink) explain(err error) string {
+func (u *Uplink) explain(broker *url.URL, err error) string {
 	if text := u.explainRefusal(err); text != "" {
 		return text
 	}
-	if text := u.explainTLS(err); text != "" {
+	if text := u.explainTLS(broker, err); text != "" {
 		return text
 	}
 	var dns *net.DNSError
@@ -64,9 +71,9 @@ func (u *Uplink) explain(err error) string {
 	case isTimeout(err):
 		return fmt.Sprintf("no answer within %v; check the address, and firewalls on the way", u.o.ConnectTimeout)
 	case strings.Contains(err.Error(), "websocket: bad handshake"):
-		return fmt.Sprintf("there is a web server, but no WebSocket at %s; check the path", u.broker.Path)
+		return fmt.Sprintf("there is a web server, but no WebSocket at %s; check the path", broker.Path)
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
-		return "the other side closed the connection before it signed us on; check that this port speaks " + u.broker.Scheme + hint(isSecure(u.broker), " and whether the broker wants a client certificate", " (with TLS it would be mqtts)")
+		return "the other side closed the connection before it signed us on; check that this port speaks " + broker.Scheme + hint(isSecure(broker), " and whether the broker wants a client certificate", " (with TLS it would be mqtts)")
 	}
 	return bare(err)
 }
@@ -98,7 +105,7 @@ func (u *Uplink) explainRefusal(err error) string {
 	return ""
 }
 
-func (u *Uplink) explainTLS(err error) string {
+func (u *Uplink) explainTLS(broker *url.URL, err error) string {
 	var (
 		unknown x509.UnknownAuthorityError
 		invalid x509.CertificateInvalidError
@@ -116,7 +123,7 @@ func (u *Uplink) explainTLS(err error) string {
 	case errors.As(err, &name):
 		return fmt.Sprintf("its certificate is for another name (%v); use a name that the certificate holds in the broker's URL", name)
 	case errors.As(err, &noTLS):
-		return "this port does not speak TLS; check the port, or use " + strings.TrimSuffix(u.broker.Scheme, "s") + "://"
+		return "this port does not speak TLS; check the port, or use " + strings.TrimSuffix(broker.Scheme, "s") + "://"
 	case strings.Contains(text, "tls: certificate required"):
 		return "the broker wants a client certificate; set tls.cert and tls.key"
 	case strings.Contains(text, "remote error: tls:"):
@@ -131,13 +138,15 @@ func (u *Uplink) explainTLS(err error) string {
 }
 
 // lostWords explains why a session ended.
-func (u *Uplink) lostWords(err error) string {
+func (u *Uplink) lostWords(broker *url.URL, err error) string {
 	what := bare(err)
 	switch {
 	case errors.Is(err, errNoAck):
 		what = fmt.Sprintf("the broker acknowledged nothing for %v; the network or the broker hangs", u.o.AckTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "the broker closed it"
+	case errors.Is(err, errReturn):
+		return fmt.Sprintf("uplink %s: leaving %s, because the first broker answers again", u.o.Name, broker)
 	case errors.Is(err, errHostOffline):
 		what = fmt.Sprintf("the primary host %s is offline; the data waits in the buffer", u.o.Sparkplug.PrimaryHost)
 	case errors.Is(err, errSilent):
@@ -145,7 +154,7 @@ func (u *Uplink) lostWords(err error) string {
 	case isTimeout(err):
 		what = "sending took too long; the network or the broker hangs"
 	}
-	return fmt.Sprintf("uplink %s: connection to %s lost: %s", u.o.Name, u.broker, what)
+	return fmt.Sprintf("uplink %s: connection to %s lost: %s", u.o.Name, broker, what)
 }
 
 // bare returns the text of err without what paho puts before it.

@@ -18,7 +18,7 @@ type metrics struct {
 	history, outages, outageSeconds                 *prometheus.Desc
 	batches, bytes, dropped, droppedBatches         *prometheus.Desc
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
-	uplinkUp, uplinkBatches, uplinkLag              *prometheus.Desc
+	uplinkUp, uplinkBatches, uplinkAside, uplinkLag *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
 	startDelay, configured, monitored               *prometheus.Desc
 }
@@ -54,6 +54,7 @@ func metricsHandler(s Source) http.Handler {
 		droppedBatches: desc("buffer_dropped_batches_total", "Batches that were given up, announced in gap notices.", "reason"),
 		uplinkUp:       desc("uplink_up", "1 if the uplink is connected.", "uplink"),
 		uplinkBatches:  desc("uplink_batches_total", "Batches the uplink's broker acknowledged.", "uplink"),
+		uplinkAside:    desc("uplink_set_aside_batches_total", "Batches that the uplink's broker did not take, and that were announced as gaps.", "uplink"),
 		uplinkLag:      desc("uplink_lag_batches", "Batches that wait for the uplink.", "uplink"),
 		buildInfo:      desc("build_info", "Always 1; the labels say which build this is.", "version", "commit", "goversion"),
 		configOK:       desc("config_last_reload_successful", "1 if the configuration file, when it was read last, was in order."),
@@ -71,7 +72,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.configured, m.monitored, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
 		m.history, m.outages, m.outageSeconds,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
-		m.uplinkUp, m.uplinkBatches, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
+		m.uplinkUp, m.uplinkBatches, m.uplinkAside, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
 		ch <- d
 	}
@@ -103,6 +104,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		u := &s.Uplinks[i]
 		gauge(m.uplinkUp, truth(u.Up), u.Name)
 		counter(m.uplinkBatches, u.Delivered, u.Name)
+		counter(m.uplinkAside, u.SetAside, u.Name)
 		gauge(m.uplinkLag, float64(u.Lag), u.Name)
 	}
 	var delay Histogram

@@ -81,8 +81,9 @@ type Uplink struct {
 	Up        bool   `json:"up"`
 	Since     int64  `json:"since"`
 	Reason    string `json:"reason,omitempty"`
-	Delivered uint64 `json:"delivered"` // batches acknowledged since the start
-	Lag       uint64 `json:"lag"`       // batches that wait for it
+	Delivered uint64 `json:"delivered"`           // batches acknowledged since the start
+	Lag       uint64 `json:"lag"`                 // batches that wait for it
+	SetAside  uint64 `json:"set_aside,omitempty"` // batches that its broker did not take, since the start
 	InFlight  int    `json:"in_flight"`
 	// Drained is how long it takes until it has what waits for it; 0: it has
 	// no backlog, does not catch up, or it is not known yet.

@@ -1,0 +1,110 @@
+package mqtt_test
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"millrace/protocols/mqtt"
+	"millrace/protocols/mqtt/mqtttest"
+)
+
+// When the first broker is gone the second one gets what follows, and when it
+// is back it gets what follows from there: each batch goes to one of them.
+func TestFallback(t *testing.T) {
+	t.Parallel()
+	first, second := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{}), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	at1 := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: first.URL("mqtt")})
+	at2 := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: second.URL("mqtt")})
+	s := make(schemas)
+	schema := press("press-1")
+	s.add(schema)
+	o := options("gw-1", first.URL("mqtt"), s)
+	o.Fallbacks, o.ReturnAfter = []string{second.URL("mqtt")}, 100*time.Millisecond
+	u := newUplink(t, o)
+	u.SetState(mqtt.DeviceState{Device: "press-1", State: "online", Since: time.Now()})
+	f := &forwarder{u: u, record: func(seq uint64) mqtt.Record { return record(schema, "S1", seq) }}
+	var running sync.WaitGroup
+	const last = 3000
+	running.Go(func() { f.run(t.Context(), t, last) })
+	mqtttest.WaitFor(t, "batches at the first", func() bool { return at1.Count() > 100 })
+	first.Stop()
+	mqtttest.WaitFor(t, "batches at the second", func() bool { return at2.Count() > 100 })
+	if b := u.Stats().Broker; b != second.URL("mqtt") {
+		t.Errorf("%s is said to be in use", b)
+	}
+	mqtttest.WaitFor(t, "the state at the second", func() bool { _, ok := at2.State("press-1"); return ok })
+	first.Start()
+	before := at1.Count()
+	mqtttest.WaitFor(t, "batches at the first again", func() bool { return at1.Count() > before+100 || f.next() > last })
+	running.Wait()
+	mqtttest.WaitFor(t, "all batches", func() bool {
+		seen := map[uint64]bool{}
+		for _, r := range []*mqtttest.Receiver{at1, at2} {
+			for _, seq := range r.Seqs("S1") {
+				seen[seq] = true
+			}
+		}
+		return len(seen) == last
+	})
+	mqtttest.WaitFor(t, "the second to know that we left", func() bool { return at2.Status("gw-1")["reason"] == "stopped" })
+}
+
+// A first broker that answers and then refuses is not tried all the time.
+func TestFallbackFromARefusal(t *testing.T) {
+	t.Parallel()
+	first := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{Users: map[string]string{"other": "x"}})
+	second := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	proxy := mqtttest.NewProxy(t, first.Addr)
+	o := options("gw-1", "mqtt://"+proxy.Addr, schemas{})
+	o.Fallbacks, o.ReturnAfter = []string{second.URL("mqtt")}, 20*time.Millisecond
+	u := newUplink(t, o)
+	start := time.Now()
+	for time.Since(start) < time.Second {
+		lost, err := u.Connect(t.Context(), func(uint64) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-lost:
+		case <-time.After(time.Until(start.Add(time.Second))):
+		}
+	}
+	if n := proxy.Accepted(); n < 2 || n > 14 { // 20 ms, 40, 80 … : each costs a look and an attempt
+		t.Errorf("the first broker was tried %d times in a second", n)
+	}
+	u.Disconnect()
+	second.Stop()
+	_, err := u.Connect(t.Context(), func(uint64) {})
+	if err == nil || strings.Count(err.Error(), "no connection to") != 2 {
+		t.Errorf("error %v", err)
+	}
+}
+
+// The primary host may be at another broker.
+func TestFallbackToThePrimaryHost(t *testing.T) {
+	t.Parallel()
+	first, second := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{}), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, second.URL("mqtt"), first.URL("mqtt"), func(o *mqtt.Options) {
+		o.Sparkplug.PrimaryHost = "scada"
+		o.Fallbacks, o.HostPatience = []string{second.URL("mqtt")}, 200*time.Millisecond
+	})
+	there := mqtttest.NewHost(t, first.URL("mqtt"), "")
+	l.online("press-1")
+	l.f.run(t.Context(), t, 10)
+	l.whole(t, 10)
+	// The host moves.
+	now := time.Now().UnixMilli()
+	there.Publish(t, "spBv1.0/STATE/scada", true, []byte(`{"online":true,"timestamp":1}`))
+	l.host.SetState(t, false, now)
+	mqtttest.WaitFor(t, "the death", func() (dead bool) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) { dead = !n.Online })
+		return dead
+	})
+	l.f.run(t.Context(), t, 20)
+	mqtttest.WaitFor(t, "the values where the host is now", func() bool { return len(there.Samples("gw-1", "press-1", "count")) >= 10 })
+	for _, f := range there.Faults() {
+		t.Error(f)
+	}
+}
