@@ -14,7 +14,7 @@ import (
 
 const (
 	// returnLongest bounds Options.ReturnAfter, which doubles each time that
-	// looking was in vain.
+	// returning was in vain.
 	returnLongest = time.Hour
 	// settled is how long a session on the first broker must last to show that
 	// returning was right.
@@ -100,14 +100,20 @@ func (b *brokers) ended(broker *url.URL, cause error, lasted time.Duration) {
 	}
 }
 
-// nextReturn returns after what time on a fallback the first broker is looked
-// at.
-func (b *brokers) nextReturn() time.Duration {
+// patience is how long an uplink stays on a fallback before it looks whether
+// the first broker can be reached.
+func (b *brokers) patience() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	w := b.wait
+	return b.wait
+}
+
+// returns notes that the first broker is tried again: the next time later,
+// until a session there has lasted.
+func (b *brokers) returns() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
 	b.wait = min(2*b.wait, returnLongest)
-	return w
 }
 
 // openAny makes a session with the first of the brokers that takes us on. The
@@ -153,7 +159,7 @@ func (u *Uplink) openOne(ctx context.Context, broker *url.URL, acked func(uint64
 // Sparkplug must not be connected to two brokers.
 func (u *Uplink) scout(ctx context.Context, s *session) {
 	for {
-		timer := time.NewTimer(u.brokers.nextReturn())
+		timer := time.NewTimer(u.brokers.patience())
 		select {
 		case <-timer.C:
 		case <-s.done:
@@ -161,6 +167,7 @@ func (u *Uplink) scout(ctx context.Context, s *session) {
 			return
 		}
 		if u.reachable(ctx, s, u.brokers.all[0]) {
+			u.brokers.returns()
 			s.farewell()
 			s.fail(errReturn)
 			return
