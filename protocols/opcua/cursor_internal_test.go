@@ -157,6 +157,33 @@ func TestPast(t *testing.T) {
 	}
 }
 
+// TestPastRefused: a subscription that is refused again and again is one
+// outage, however often it is tried.
+func TestPastRefused(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []time.Duration{0, time.Hour} {
+		d := &protocols.Device{ID: "d", Tags: make([]protocols.Tag, 2), OPCUA: protocols.OPCUAOptions{History: keep}}
+		p, now := newPast(d), time.Unix(1000, 0)
+		p.subscribed(now)
+		p.told(valuesAt(1, 10), nil, now)
+		p.ended()
+		for range 5 {
+			now = now.Add(time.Minute)
+			p.resume([]int{0, 1}, now)
+			p.ended()
+		}
+		if len(p.gaps) != 1 || p.gaps[0].to != now || !p.gaps[0].from.Equal(time.Unix(1000, 0)) || keep > 0 && len(p.gaps[0].spans) != 1 {
+			t.Errorf("%d gaps, the first %+v", len(p.gaps), p.gaps[0])
+		}
+		p.subscribed(now)
+		p.ended()
+		p.resume([]int{0, 1}, now)
+		if len(p.gaps) != 2 {
+			t.Errorf("another outage: %d gaps", len(p.gaps))
+		}
+	}
+}
+
 type mapMemory map[string][]byte
 
 func (m mapMemory) Get(key string) []byte { return m[key] }
