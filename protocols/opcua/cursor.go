@@ -113,6 +113,7 @@ type gap struct {
 	result   protocols.Outage
 	read     map[int32]struct{} // tags with values
 	known    map[int32]struct{} // tags whose history has the value before the gap
+	untimed  int                // tags whose values have no times
 }
 
 // away says that it is one of having no subscription, and is still to be read.
@@ -124,6 +125,9 @@ func (g *gap) away() bool {
 type mark struct {
 	last edge
 	span *span // the newest that began with a break; its end may be open
+	// untimed says that a value came without any time: where one is missing
+	// cannot be told then.
+	untimed bool
 }
 
 // past is what was told of one device, and what is missing. It outlives
@@ -166,6 +170,9 @@ func (p *past) told(list []protocols.Reading, spilled []int, now time.Time) {
 	for i := range list {
 		r := &list[i]
 		if r.Source == 0 {
+			if r.Quality != protocols.Bad {
+				p.marks[r.Tag].untimed = true
+			}
 			continue
 		}
 		value := printOf(r)
@@ -288,6 +295,9 @@ func (p *past) open(cause protocols.OutageCause, tags []int, now time.Time) *gap
 	for _, tag := range tags {
 		m := &p.marks[tag]
 		switch {
+		case m.last.time == 0 && m.untimed:
+			g.untimed++
+			continue
 		case m.last.time == 0:
 			continue // never had a value
 		case m.span != nil && m.span.to.time == 0:

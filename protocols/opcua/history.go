@@ -266,7 +266,10 @@ func (h *historian) result(p *past, g *gap, f *filling) protocols.Outage {
 		}
 		fate[s.tag] = max(fate[s.tag], how)
 	}
-	o.Tags = len(fate)
+	o.Tags, o.NoHistory = len(fate)+g.untimed, g.untimed
+	if g.untimed > 0 && why[none] == "" {
+		why[none] = "the server gives their values no time"
+	}
 	for _, how := range fate {
 		switch how {
 		case partly:
