@@ -1,6 +1,8 @@
 package opcua_test
 
 import (
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,10 +21,12 @@ type tape struct {
 	values []*ua.DataValue
 	calls  int
 	points int // of all answers, that had one
+	room   int // for so many places at once; 0: for all
 	freed  int
 	// spoil, if not nil, answers in the place of the tape; nil: the tape does.
 	spoil func(t *tape, r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) (*ua.HistoryReadResult, error)
-	last  int // where the last answer ended
+	last  map[string]int // by node: where the last answer ended
+	most  int            // nodes of one call; 0: all
 	times ua.TimestampsToReturn
 }
 
@@ -40,6 +44,10 @@ func historyResult(point string, list ...*ua.DataValue) *ua.HistoryReadResult {
 	return r
 }
 
+func refuse(status ua.StatusCode) *ua.HistoryReadResult {
+	return &ua.HistoryReadResult{StatusCode: status, HistoryData: ua.NewExtensionObject(nil)}
+}
+
 // between returns the numbers of the values of a window.
 func (t *tape) between(r *ua.ReadRawModifiedDetails) (lo, hi int) {
 	for lo < len(t.values) && t.values[lo].SourceTimestamp.Before(r.StartTime) {
@@ -55,12 +63,16 @@ func (t *tape) between(r *ua.ReadRawModifiedDetails) (lo, hi int) {
 func (t *tape) page(r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) *ua.HistoryReadResult {
 	lo, hi := t.between(r)
 	if len(n.ContinuationPoint) > 0 {
-		lo = t.last
+		lo = t.last[n.NodeID.String()]
 	}
+	delete(t.last, n.NodeID.String())
 	if most := int(r.NumValuesPerNode); most > 0 && hi-lo > most {
-		t.last = lo + most
+		if t.room > 0 && len(t.last) >= t.room {
+			return refuse(ua.StatusBadNoContinuationPoints)
+		}
+		t.last[n.NodeID.String()] = lo + most
 		t.points++
-		return historyResult("more", t.values[lo:t.last]...)
+		return historyResult("more", t.values[lo:lo+most]...)
 	}
 	return historyResult("", t.values[lo:hi]...)
 }
@@ -70,10 +82,14 @@ func (t *tape) answer(req *ua.HistoryReadRequest, r *ua.ReadRawModifiedDetails) 
 	defer t.mu.Unlock()
 	t.calls++
 	t.times = req.TimestampsToReturn
+	if t.most > 0 && len(req.NodesToRead) > t.most {
+		return nil, ua.StatusBadTooManyOperations
+	}
 	var list []*ua.HistoryReadResult
 	for _, n := range req.NodesToRead {
 		if req.ReleaseContinuationPoints {
 			t.freed++
+			delete(t.last, n.NodeID.String())
 			list = append(list, historyResult(""))
 			continue
 		}
@@ -97,18 +113,22 @@ func (t *tape) answer(req *ua.HistoryReadRequest, r *ua.ReadRawModifiedDetails) 
 // lost.
 func TestHistoryOfOddServers(t *testing.T) {
 	t.Parallel()
-	refuse := func(status ua.StatusCode) *ua.HistoryReadResult {
-		return &ua.HistoryReadResult{StatusCode: status, HistoryData: ua.NewExtensionObject(nil)}
-	}
 	type spoiler = func(t *tape, r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) (*ua.HistoryReadResult, error)
 	for name, c := range map[string]struct {
 		spoil spoiler
 		alike int    // how many have one time; 0: each has its own
 		lost  string // why it cannot be read
+		room  int    // for places, of the server
+		nodes int    // that are read; 0: one
+		most  int    // nodes of one call; 0: all
 	}{
-		"by the book":           {},
-		"many with one time":    {alike: 2500},
-		"pages end within them": {alike: 7},
+		"by the book":            {},
+		"several nodes":          {nodes: 4},
+		"one place for several":  {nodes: 4, room: 1},
+		"two places for several": {nodes: 5, room: 2},
+		"two nodes a call":       {nodes: 5, most: 2},
+		"many with one time":     {alike: 2500},
+		"pages end within them":  {alike: 7},
 		"no continuation points": {spoil: func(t *tape, r *ua.ReadRawModifiedDetails, _ *ua.HistoryReadValueID) (*ua.HistoryReadResult, error) {
 			if lo, hi := t.between(r); r.NumValuesPerNode > 0 && hi-lo > int(r.NumValuesPerNode) {
 				return refuse(ua.StatusBadNoContinuationPoints), nil
@@ -177,7 +197,13 @@ func TestHistoryOfOddServers(t *testing.T) {
 			t.Parallel()
 			const n = 2500
 			from := time.Now().Add(-10 * time.Minute).Truncate(time.Second)
-			history := &tape{spoil: c.spoil}
+			history := &tape{spoil: c.spoil, room: c.room, last: map[string]int{}, most: c.most}
+			names := []string{"ns=2;s=v"}
+			nodes := oneNode()
+			for i := 1; i < c.nodes; i++ {
+				names = append(names, fmt.Sprintf("ns=2;s=v%d", i))
+				nodes = append(nodes, opcuatest.Node{NodeID: names[i]})
+			}
 			for i := range int32(n) {
 				at := from.Add(time.Duration(i) * time.Millisecond)
 				if c.alike > 0 {
@@ -187,24 +213,31 @@ func TestHistoryOfOddServers(t *testing.T) {
 			}
 			first, last := stamped(-1, from.Add(-time.Second)), stamped(n+1, from.Add(time.Minute))
 			history.values = append(append([]*ua.DataValue{first}, history.values...), last)
-			srv := newServer(t, opcuatest.Options{Nodes: oneNode(), History: history.answer, Attribute: func(_ *ua.NodeID, a ua.AttributeID) any {
+			srv := newServer(t, opcuatest.Options{Nodes: nodes, History: history.answer, Attribute: func(_ *ua.NodeID, a ua.AttributeID) any {
 				if a == ua.AttributeIDAccessLevel || a == ua.AttributeIDUserAccessLevel {
 					return byte(ua.AccessLevelTypeCurrentRead | ua.AccessLevelTypeHistoryRead)
 				}
 				return nil
 			}})
-			set(t, srv, first)
-			d := device(srv.Endpoint(), "ns=2;s=v")
+			setAll := func(dv *ua.DataValue) {
+				for _, name := range names {
+					if err := srv.Set(name, dv); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			setAll(first)
+			d := device(srv.Endpoint(), names...)
 			d.OPCUA.History = time.Hour
 			l := historyListener(t, d, nil)
 			l.subscribe()
-			l.until("the first value", func() bool { return l.has(0, -1) })
+			l.until("the first value", func() bool { return l.has(int32(len(names)-1), -1) })
 			srv.DropConnections()
 			l.broken()
 			srv.Forget(true)
-			set(t, srv, last)
+			setAll(last)
 			l.subscribe()
-			l.until("the outage to be over", func() bool { return len(l.outages) == 1 && l.has(0, n+1) })
+			l.until("the outage to be over", func() bool { return len(l.outages) == 1 && l.has(int32(len(names)-1), n+1) })
 			o := l.outages[0]
 			if c.lost != "" {
 				if o.Filled() != protocols.FilledNo || o.Tags != 1 || !strings.Contains(o.Why, c.lost) {
@@ -212,18 +245,17 @@ func TestHistoryOfOddServers(t *testing.T) {
 				}
 				return
 			}
-			var next int64 = 1
+			came := make([]int64, len(names))
 			for _, x := range l.all {
 				if !x.history {
 					continue
 				}
-				if x.value != next {
-					t.Fatalf("%d where %d follows", x.value, next)
+				if came[x.tag]++; x.value != came[x.tag] {
+					t.Fatalf("tag %d: %d where %d follows", x.tag, x.value, came[x.tag])
 				}
-				next++
 			}
-			if next != n+1 || o.Filled() != protocols.FilledYes || o.Values != n {
-				t.Errorf("up to %d: %+v", next-1, o)
+			if slices.Min(came) != n || o.Filled() != protocols.FilledYes || o.Values != uint64(n*len(names)) {
+				t.Errorf("up to %d: %+v", came, o)
 			}
 			l.close()
 			history.mu.Lock()
