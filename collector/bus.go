@@ -676,6 +676,10 @@ func (b *bus) deliver(rep protocols.Report) {
 			if rep.Monitoring != nil {
 				b.setBands(s.dev)
 			}
+			if rep.Learnt {
+				b.tellAdvice(s.dev)
+				return
+			}
 			s.dev.reported(rep)
 			return
 		}

@@ -55,6 +55,20 @@ func (p *publisher) tellMonitoring(ctx context.Context) {
 	}
 }
 
+// tellAdvice reports the devices of whose types there is something new to say.
+// The caller holds deliver.
+func (p *publisher) tellAdvice(ctx context.Context) {
+	book := p.session.types.Load()
+	if book == nil {
+		return
+	}
+	for _, sub := range p.subscriptions() {
+		if book.takeNews(sub.dev.ID) {
+			p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Learnt: true})
+		}
+	}
+}
+
 // monitoring counts the items of each device.
 func (p *publisher) monitoring() map[*protocols.Device]protocols.Monitoring {
 	p.making.Lock()
