@@ -104,7 +104,9 @@ func (h *historian) run(ctx context.Context) {
 // is nothing to do.
 func (h *historian) turn(ctx context.Context) bool {
 	busy, waiting := false, false
-	for _, p := range h.bus.listening() {
+	listening := h.bus.listening()
+	maps.DeleteFunc(h.devices, func(p *past, _ *filling) bool { return !slices.Contains(listening, p) })
+	for _, p := range listening {
 		f := h.devices[p]
 		if f == nil {
 			f = &filling{}
