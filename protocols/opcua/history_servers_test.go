@@ -23,6 +23,7 @@ type tape struct {
 	points int // of all answers, that had one
 	room   int // for so many places at once; 0: for all
 	freed  int
+	used   int
 	// spoil, if not nil, answers in the place of the tape; nil: the tape does.
 	spoil func(t *tape, r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) (*ua.HistoryReadResult, error)
 	last  map[string]int // by node: where the last answer ended
@@ -64,6 +65,7 @@ func (t *tape) page(r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) *ua.
 	lo, hi := t.between(r)
 	if len(n.ContinuationPoint) > 0 {
 		lo = t.last[n.NodeID.String()]
+		t.used++
 	}
 	delete(t.last, n.NodeID.String())
 	if most := int(r.NumValuesPerNode); most > 0 && hi-lo > most {
@@ -145,6 +147,19 @@ func TestHistoryOfOddServers(t *testing.T) {
 				hi = min(hi, lo+int(r.NumValuesPerNode))
 			}
 			return historyResult("", t.values[lo:hi]...), nil
+		}},
+		"no place to go on within one time": {alike: 7, spoil: func(t *tape, r *ua.ReadRawModifiedDetails, _ *ua.HistoryReadValueID) (*ua.HistoryReadResult, error) {
+			lo, hi := t.between(r)
+			if r.NumValuesPerNode > 0 {
+				hi = min(hi, lo+int(r.NumValuesPerNode))
+			}
+			return historyResult("", t.values[lo:hi]...), nil
+		}},
+		"places that are lost within one time": {alike: 7, spoil: func(_ *tape, _ *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) (*ua.HistoryReadResult, error) {
+			if len(n.ContinuationPoint) > 0 {
+				return refuse(ua.StatusBadContinuationPointInvalid), nil
+			}
+			return nil, nil
 		}},
 		"the first page again and again": {spoil: func(t *tape, r *ua.ReadRawModifiedDetails, n *ua.HistoryReadValueID) (*ua.HistoryReadResult, error) {
 			n.ContinuationPoint = nil
@@ -260,6 +275,9 @@ func TestHistoryOfOddServers(t *testing.T) {
 			l.close()
 			history.mu.Lock()
 			defer history.mu.Unlock()
+			if c.spoil == nil && history.used+history.freed != history.points {
+				t.Errorf("of %d places, %d were used and %d given back", history.points, history.used, history.freed)
+			}
 			t.Logf("%d calls, %d places, %d given back", history.calls, history.points, history.freed)
 		})
 	}
