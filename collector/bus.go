@@ -182,16 +182,27 @@ func (b *bus) guard(f func()) {
 	f()
 }
 
-// dropSubscriptions ends the subscriptions of the devices that go. Their
-// neighbours' are not touched.
+// dropSubscriptions ends the subscriptions of the devices that go, which get
+// what has come for them until then. Their neighbours' are not touched.
 func (b *bus) dropSubscriptions(work context.Context, set busDevices) {
-	b.subs = slices.DeleteFunc(b.subs, func(s *subscription) bool {
-		if slices.Contains(set.devices, s.dev) {
-			return false
+	goes := func(s *subscription) bool { return !slices.Contains(set.devices, s.dev) }
+	if !slices.ContainsFunc(b.subs, goes) {
+		return
+	}
+	for _, s := range b.subs {
+		if goes(s) {
+			b.guard(func() { b.sub.Unsubscribe(work, s.dev.cfg) })
 		}
-		b.guard(func() { b.sub.Unsubscribe(work, s.dev.cfg) })
-		return true
-	})
+	}
+	b.guard(b.takeWaiting)
+	b.subs = slices.DeleteFunc(b.subs, goes)
+}
+
+// takeWaiting takes in the reports that wait.
+func (b *bus) takeWaiting() {
+	for range len(b.sub.Reports()) {
+		b.report(<-b.sub.Reports())
+	}
 }
 
 // setDevices brings the schedule in line with the devices.
@@ -675,6 +686,10 @@ func (b *bus) deliver(rep protocols.Report) {
 			}
 			if rep.Monitoring != nil {
 				b.setBands(s.dev)
+			}
+			if rep.Learnt {
+				b.tellAdvice(s.dev)
+				return
 			}
 			s.dev.reported(rep)
 			return

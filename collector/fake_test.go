@@ -30,6 +30,7 @@ type fakeDriver struct {
 	resumes   atomic.Bool // subscriptions outlive a break: no first values
 	connect   func(key string) error
 	subscribe func(d *protocols.Device) error
+	leaves    *protocols.Report // comes while its device is unsubscribed
 	read      func(d *protocols.Device, tags []int, out []protocols.Reading) protocols.ScanResult
 }
 
@@ -96,6 +97,9 @@ func (b *fakeBus) Plan(d *protocols.Device, tags []int) (protocols.Scan, error) 
 
 func (b *fakeBus) Unsubscribe(_ context.Context, d *protocols.Device) {
 	b.driver.log("unsubscribe " + d.ID)
+	if r := b.driver.leaves; r != nil && r.Device == d {
+		b.reports <- *r
+	}
 }
 
 func (b *fakeBus) Bands(*protocols.Device) map[int]float64 { return b.driver.bands }

@@ -41,14 +41,20 @@ func TestNeighboursKeepTheirSession(t *testing.T) {
 		}
 		apply(stays, gone, subscriber("new", "x"))
 		changed := subscriber("changes", "x", "y")
+		// What has come before the end is the device's own.
+		before := len(buf.of("changes"))
+		f.leaves = &protocols.Report{Device: gone, Time: time.Now(), Readings: values(0, 66)}
 		apply(stays, changed, subscriber("new", "x"))
+		if all := buf.of("changes")[before:]; len(all) == 0 || all[0].readings[0].Value.AsInt() != 66 {
+			t.Errorf("the last report of a device that goes did not go out: %v", all)
+		}
 		apply(stays, changed)
 		want := []string{"connect server", "subscribe stays", "subscribe changes", "subscribe new", "unsubscribe changes", "subscribe changes", "unsubscribe new"}
 		if got := f.logged(); !slices.Equal(got, want) {
 			t.Errorf("events %v", got)
 		}
 		// What comes late of a device that has gone is nobody's.
-		before := len(buf.of("changes"))
+		before = len(buf.of("changes"))
 		f.buses[0].reports <- protocols.Report{Device: gone, Time: time.Now(), Readings: values(0, 77)}
 		synctest.Wait()
 		if len(buf.of("changes")) != before {

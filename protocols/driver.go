@@ -167,6 +167,9 @@ type Report struct {
 	Resumed []int32
 	// Monitoring, where it has changed, is how many of the tags are watched.
 	Monitoring *Monitoring
+	// Learnt says that the bus's Advice for the device has changed. There are no
+	// readings in the same report.
+	Learnt bool
 	// Lost is how many values, at the least, were dropped on their way to us
 	// since the report before: by a full queue of the device, for instance.
 	Lost uint64

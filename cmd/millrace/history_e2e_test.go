@@ -121,3 +121,103 @@ func TestHistoryArrives(t *testing.T) {
 		t.Error(faults)
 	}
 }
+
+// TestReloadsLoseNothing reloads the configuration while a counter goes up: a
+// tag comes and goes, and a second device on the same server. All values of
+// the devices that stay arrive, each device's in order, live and from the
+// history.
+func TestReloadsLoseNothing(t *testing.T) {
+	t.Parallel()
+	srv, err := nodeopcua.Start(t.TempDir(), 0, "history")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(srv.Stop)
+	device := func(id string, tags ...string) string {
+		text := fmt.Sprintf(`id: %s, driver: opcua, endpoint: %q, security: {policy: None}, interval: 20ms, timeout: 5s, tags: [`, id, srv.Endpoint())
+		for _, tag := range tags {
+			text += fmt.Sprintf(`{name: %s, address: "nsu=%s;s=%s"},`, tag, nodeopcua.Namespace, tag)
+		}
+		return text + "]"
+	}
+	alone, both, other := device("robot", "Historized"), device("robot", "Historized", "Second"), device("oven", "Historized")
+	f := startField(t, alone, other)
+	f.awaitState("robot", "online")
+	f.awaitState("oven", "online")
+	f.r.WaitBatches(t, "robot", 1)
+	f.r.WaitBatches(t, "oven", 1)
+
+	const n = 600
+	if err := srv.Command(t.Context(), fmt.Sprintf("begin %d 5", n)); err != nil {
+		t.Fatal(err)
+	}
+	// counts returns how often each value came of a device, by live and
+	// historical, and complains of what is out of order.
+	counts := func(id string) (live, historical map[int64]int) {
+		live, historical = map[int64]int{}, map[int64]int{}
+		var lastLive, lastSeq uint64
+		for i, b := range f.r.Batches(id) {
+			if i > 0 && b.Seq <= lastSeq {
+				t.Fatalf("%s: batch %d behind %d", id, b.Seq, lastSeq)
+			}
+			lastSeq = b.Seq
+			number, ok := b.Values["Historized"].(json.Number)
+			if !ok {
+				continue
+			}
+			v, err := number.Int64()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if b.Historical {
+				historical[v]++
+				continue
+			}
+			if uint64(v) < lastLive {
+				t.Fatalf("%s: %d behind %d", id, v, lastLive)
+			}
+			lastLive = uint64(v)
+			live[v]++
+		}
+		return live, historical
+	}
+	for _, devices := range [][]string{{both, other}, {both}, {alone, other}} {
+		before, _ := counts("robot")
+		f.reload(devices...)
+		mqtttest.WaitFor(t, "live values after the reload", func() bool {
+			now, _ := counts("robot")
+			return len(now) > len(before)+3 || now[n] > 0
+		})
+	}
+	for _, id := range []string{"robot", "oven"} {
+		mqtttest.WaitFor(t, "all values of "+id, func() bool {
+			live, historical := counts(id)
+			for v := int64(1); v <= n; v++ {
+				if live[v]+historical[v] == 0 {
+					return false
+				}
+			}
+			return true
+		})
+		live, historical := counts(id)
+		for v, times := range historical {
+			if times > 1 {
+				t.Errorf("%s: %d came %d times from the history", id, v, times)
+			}
+		}
+		t.Logf("%s: %d live, %d from the history", id, len(live), len(historical))
+	}
+	tag := func() (came bool) {
+		for _, b := range f.r.Batches("robot") {
+			_, ok := b.Values["Second"]
+			came = came || ok
+		}
+		return came
+	}
+	if !tag() {
+		t.Error("the tag that a reload added never came")
+	}
+	if faults := f.r.Faults(); len(faults) > 0 {
+		t.Error(faults)
+	}
+}

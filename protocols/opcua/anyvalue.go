@@ -33,6 +33,7 @@ func (f *form) typed(v *ua.Variant, one bool) (protocols.Value, protocols.Reason
 	if f == nil {
 		f = new(form) // nothing is known of the server's types
 	}
+	of := f
 	if f.later != nil {
 		if known := f.later.get(f); known != nil {
 			f = known
@@ -47,6 +48,9 @@ func (f *form) typed(v *ua.Variant, one bool) (protocols.Value, protocols.Reason
 	if g.why != "" {
 		if f.book != nil {
 			f.book.explain(f, g.why, g.words)
+			if hasSuffix(g.words, wordsNotYet) {
+				f.book.await(of)
+			}
 		}
 		return protocols.Value{}, g.why
 	}
@@ -202,7 +206,7 @@ func (g *goConverter) structure(o *ua.ExtensionObject) protocols.Value {
 		// It has no bytes; or gopcua threw them away, and then there is no shape.
 		if g.book != nil && g.book.shapeOf(keyOf(o.TypeID.NodeID)) == nil && goTypeOf(o.TypeID.NodeID) == nil {
 			g.book.want(o.TypeID.NodeID)
-			return g.fail(protocols.UnsupportedType, "a structure of the encoding "+nodeIDText(o.TypeID.NodeID)+", of which the server has said nothing yet")
+			return g.fail(protocols.UnsupportedType, "a structure of the encoding "+nodeIDText(o.TypeID.NodeID)+wordsNotYet)
 		}
 	default:
 		return g.value(reflect.ValueOf(x))

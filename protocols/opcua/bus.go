@@ -133,7 +133,7 @@ func (b *bus) Connect(ctx context.Context) error {
 func (b *bus) Close() error {
 	if b.session == nil {
 		b.flushUnsent()
-		b.leavePasts()
+		b.leavePasts(true)
 		return nil
 	}
 	s := b.session
@@ -151,7 +151,7 @@ func (b *bus) Close() error {
 	}
 	b.dropErrors()
 	b.flushUnsent()
-	b.leavePasts()
+	b.leavePasts(broken)
 	return nil
 }
 

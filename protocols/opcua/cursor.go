@@ -113,12 +113,21 @@ type gap struct {
 	result   protocols.Outage
 	read     map[int32]struct{} // tags with values
 	known    map[int32]struct{} // tags whose history has the value before the gap
+	untimed  int                // tags whose values have no times
+}
+
+// away says that it is one of having no subscription, and is still to be read.
+func (g *gap) away() bool {
+	return !g.begun && (g.cause == protocols.OutageConnection || g.cause == protocols.OutageRestart)
 }
 
 // mark is how far a tag was told.
 type mark struct {
 	last edge
 	span *span // the newest that began with a break; its end may be open
+	// untimed says that a value came without any time: where one is missing
+	// cannot be told then.
+	untimed bool
 }
 
 // past is what was told of one device, and what is missing. It outlives
@@ -133,6 +142,7 @@ type past struct {
 	heard time.Time
 	// listening says that a subscription stands, or was never ended.
 	listening bool
+	resuming  bool // a gap was begun, and no subscription has stood since
 	restarted bool // what is known is another run's
 	changed   bool // since it was saved
 }
@@ -160,6 +170,9 @@ func (p *past) told(list []protocols.Reading, spilled []int, now time.Time) {
 	for i := range list {
 		r := &list[i]
 		if r.Source == 0 {
+			if r.Quality != protocols.Bad {
+				p.marks[r.Tag].untimed = true
+			}
 			continue
 		}
 		value := printOf(r)
@@ -251,7 +264,13 @@ func (p *past) resume(tags []int, now time.Time) {
 	if p.restarted {
 		cause, p.restarted = protocols.OutageRestart, false
 	}
-	p.open(cause, tags, now)
+	again := p.resuming
+	p.resuming = true
+	g := p.open(cause, tags, now)
+	if n := len(p.gaps); again && len(g.spans) == 0 && n > 1 && p.gaps[n-2].away() {
+		// The same outage: the subscription could not be made.
+		p.gaps[n-2].to, p.gaps = now, p.gaps[:n-1]
+	}
 }
 
 // missing begins a gap for all of the tags, since nobody knows of which
@@ -266,16 +285,19 @@ func (p *past) missing(tags []int32, now time.Time) {
 	p.open(protocols.OutageMessages, all, now)
 }
 
-func (p *past) open(cause protocols.OutageCause, tags []int, now time.Time) {
+func (p *past) open(cause protocols.OutageCause, tags []int, now time.Time) *gap {
 	g := &gap{cause: cause, from: p.heard, to: now}
 	if p.marks == nil {
 		p.gaps = append(p.gaps, g)
-		return
+		return g
 	}
 	g.spans = make([]span, 0, len(tags))
 	for _, tag := range tags {
 		m := &p.marks[tag]
 		switch {
+		case m.last.time == 0 && m.untimed:
+			g.untimed++
+			continue
 		case m.last.time == 0:
 			continue // never had a value
 		case m.span != nil && m.span.to.time == 0:
@@ -293,12 +315,13 @@ func (p *past) open(cause protocols.OutageCause, tags []int, now time.Time) {
 	}
 	p.gaps = append(p.gaps, g)
 	p.spans += len(g.spans)
+	return g
 }
 
 // subscribed notes that a subscription stands.
 func (p *past) subscribed(now time.Time) {
 	p.mu.Lock()
-	p.listening, p.heard = true, now
+	p.listening, p.resuming, p.heard = true, false, now
 	p.mu.Unlock()
 }
 

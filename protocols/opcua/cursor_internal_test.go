@@ -3,6 +3,7 @@ package opcua
 import (
 	"bytes"
 	"fmt"
+	"log/slog"
 	"slices"
 	"testing"
 	"time"
@@ -125,7 +126,7 @@ func TestPast(t *testing.T) {
 	p.ended()
 	p.resume([]int{0}, now)
 	p.subscribed(now)
-	p.told(valuesAt(5, 50, 6, 50, 7, 70), nil, now)
+	p.told(valuesAt(5, 50, 6, 50, 7, 70, 8, 50, 7, 70), nil, now) // a clock that goes back opens nothing again
 	if !p.settled(g) || g.spans[0].to.time != 50 || g.spans[0].to.count != 2 || len(p.gaps) != 2 || len(p.gaps[1].spans) != 0 {
 		t.Fatalf("%+v", p.gaps[1])
 	}
@@ -154,6 +155,70 @@ func TestPast(t *testing.T) {
 	next = newPast(d)
 	if err := next.load(m); err != nil || next.marks[0].last.time != 100-int64(notSafe) || next.marks[0].last.count != 0 {
 		t.Fatalf("%+v %v", next.marks[0], err)
+	}
+}
+
+// TestPastRefused: a subscription that is refused again and again is one
+// outage, however often it is tried.
+func TestPastRefused(t *testing.T) {
+	t.Parallel()
+	for _, keep := range []time.Duration{0, time.Hour} {
+		d := &protocols.Device{ID: "d", Tags: make([]protocols.Tag, 2), OPCUA: protocols.OPCUAOptions{History: keep}}
+		p, now := newPast(d), time.Unix(1000, 0)
+		p.subscribed(now)
+		p.told(valuesAt(1, 10), nil, now)
+		p.ended()
+		for range 5 {
+			now = now.Add(time.Minute)
+			p.resume([]int{0, 1}, now)
+			p.ended()
+		}
+		if len(p.gaps) != 1 || p.gaps[0].to != now || !p.gaps[0].from.Equal(time.Unix(1000, 0)) || keep > 0 && len(p.gaps[0].spans) != 1 {
+			t.Errorf("%d gaps, the first %+v", len(p.gaps), p.gaps[0])
+		}
+		p.subscribed(now)
+		p.ended()
+		p.resume([]int{0, 1}, now)
+		if len(p.gaps) != 2 {
+			t.Errorf("another outage: %d gaps", len(p.gaps))
+		}
+	}
+}
+
+// TestPastOfParts: a part of an array has no history that could be read, and
+// values without times cannot be looked for. The gap is told all the same.
+func TestPastOfParts(t *testing.T) {
+	t.Parallel()
+	conf := &connConf{timeout: time.Second}
+	var err error
+	if conf.url, err = parseEndpoint("opc.tcp://h"); err != nil {
+		t.Fatal(err)
+	}
+	b := newBus(New(Options{Log: slog.New(slog.DiscardHandler)}), conf)
+	d := &protocols.Device{ID: "d", Tags: []protocols.Tag{{Address: "i=1[0:1]"}, {Address: "i=1"}}, OPCUA: protocols.OPCUAOptions{History: time.Hour}}
+	addrs, err := parseTags(d, []int{0, 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &session{}
+	s.pub = newPublisher(b, s)
+	defer s.pub.cancel()
+	s.pub.subs[1] = &subscription{id: 1, dev: d, tags: []int32{0, 1}, addrs: addrs}
+	h := &historian{bus: b, reader: newHistoryReader(b, s)}
+	p, now := newPast(d), time.Unix(1000, 0)
+	p.subscribed(now)
+	timeless := valuesAt(1, 0)
+	timeless[0].Tag = 1
+	p.told(append(valuesAt(1, 10), timeless...), nil, now)
+	p.ended()
+	p.resume([]int{0, 1}, now)
+	g := p.first()
+	_, _, h.reader.access[tagOf{p, 0}] = h.reader.nodeOf(d, 0)
+	if o := h.result(p, g, &filling{}); o.Tags != 2 || o.NoHistory != 2 || o.Filled() != protocols.FilledNo || o.Why != rangedHistory {
+		t.Errorf("%+v", o)
+	}
+	if _, node, why := h.reader.nodeOf(d, 1); node == nil || why != "" {
+		t.Errorf("%v %s", node, why)
 	}
 }
 

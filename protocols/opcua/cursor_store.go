@@ -183,7 +183,13 @@ func (p *past) save(m protocols.Memory, ended bool) error {
 	if ended {
 		flags = cursorEnded
 	}
-	return m.Put(cursorKey(p.dev), encodeCursors(flags, at, list))
+	err := m.Put(cursorKey(p.dev), encodeCursors(flags, at, list))
+	if err != nil {
+		p.mu.Lock()
+		p.changed = true
+		p.mu.Unlock()
+	}
+	return err
 }
 
 func (p *past) cursors() []cursor {

@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/gopcua/opcua/ua"
 	"go.uber.org/goleak"
 
 	"millrace/protocols"
@@ -181,6 +183,38 @@ func TestReconnectsLeakNothing(t *testing.T) {
 	waitFor(t, "the server to have no session left", func() bool { return srv.Sessions() == 0 })
 	if err := goleak.Find(ignore); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// TestLostMessage has a server's message get lost within a connection that
+// stands: it is asked for again, and comes in its place. All are acknowledged.
+func TestLostMessage(t *testing.T) {
+	t.Parallel()
+	var unacknowledged atomic.Int64
+	srv := newServer(t, opcuatest.Options{Nodes: oneNode(), Tamper: func(res ua.Response) {
+		r, ok := res.(*ua.PublishResponse)
+		if !ok || r.NotificationMessage == nil {
+			return
+		}
+		unacknowledged.Store(int64(len(r.AvailableSequenceNumbers)))
+		// Every third is sent as a keep-alive, which has the number that follows.
+		if n := r.NotificationMessage.SequenceNumber; n%3 == 0 && len(r.NotificationMessage.NotificationData) > 0 {
+			r.NotificationMessage = &ua.NotificationMessage{SequenceNumber: n + 1, PublishTime: time.Now(), NotificationData: []*ua.ExtensionObject{}}
+		}
+	}})
+	set(t, srv, int32(0))
+	d := device(srv.Endpoint(), "ns=2;s=v")
+	b := open(t, driver(t), d)
+	connect(t, b)
+	subscribe(t, b, d)
+	for want := range int64(20) {
+		if r := next(t, b, 30*time.Second); r.Err != nil || r.Readings[0].Value.AsInt() != want {
+			t.Fatalf("%+v where %d follows", r, want)
+		}
+		set(t, srv, int32(want+1))
+	}
+	if n := unacknowledged.Load(); n > 5 || stats(b).Missing > 0 {
+		t.Errorf("%d messages are not acknowledged; %+v", n, stats(b))
 	}
 }
 

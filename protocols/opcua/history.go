@@ -104,7 +104,9 @@ func (h *historian) run(ctx context.Context) {
 // is nothing to do.
 func (h *historian) turn(ctx context.Context) bool {
 	busy, waiting := false, false
-	for _, p := range h.bus.listening() {
+	listening := h.bus.listening()
+	maps.DeleteFunc(h.devices, func(p *past, _ *filling) bool { return !slices.Contains(listening, p) })
+	for _, p := range listening {
 		f := h.devices[p]
 		if f == nil {
 			f = &filling{}
@@ -266,7 +268,10 @@ func (h *historian) result(p *past, g *gap, f *filling) protocols.Outage {
 		}
 		fate[s.tag] = max(fate[s.tag], how)
 	}
-	o.Tags = len(fate)
+	o.Tags, o.NoHistory = len(fate)+g.untimed, g.untimed
+	if g.untimed > 0 && why[none] == "" {
+		why[none] = "the server gives their values no time"
+	}
 	for _, how := range fate {
 		switch how {
 		case partly:

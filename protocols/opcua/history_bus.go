@@ -58,11 +58,30 @@ func (b *bus) listening() []*past {
 	return list
 }
 
-// leavePasts notes that all subscriptions have ended.
-func (b *bus) leavePasts() {
+// forgetPast keeps the cursors of a device that is not listened to any more,
+// for the one with its name that may follow it.
+func (b *bus) forgetPast(d *protocols.Device) {
+	b.pasts.mu.Lock()
+	defer b.pasts.mu.Unlock()
+	i := slices.IndexFunc(b.pasts.all, func(p *past) bool { return p.dev == d })
+	if i < 0 {
+		return
+	}
+	p := b.pasts.all[i]
+	b.pasts.all = slices.Delete(b.pasts.all, i, i+1)
+	p.ended()
+	b.savePast(p, true)
+}
+
+// leavePasts notes that all subscriptions have ended; by themselves, or with a
+// connection that broke.
+func (b *bus) leavePasts(broken bool) {
 	b.pasts.mu.Lock()
 	for _, p := range b.pasts.all {
 		p.ended()
+		if !broken { // at a stop
+			b.savePast(p, true)
+		}
 	}
 	b.pasts.mu.Unlock()
 	b.savePasts(true)
@@ -80,9 +99,13 @@ func (b *bus) savePasts(ended bool) {
 		return
 	}
 	for _, p := range b.pasts.all {
-		if err := p.save(b.driver.o.Memory, ended); err != nil {
-			b.log.Debug("the cursors of a device could not be kept", slog.String("device", p.dev.ID), slog.Any("error", err))
-		}
+		b.savePast(p, ended)
+	}
+}
+
+func (b *bus) savePast(p *past, ended bool) {
+	if err := p.save(b.driver.o.Memory, ended); err != nil {
+		b.log.Debug("the cursors of a device could not be kept", slog.String("device", p.dev.ID), slog.Any("error", err))
 	}
 }
 

@@ -24,6 +24,9 @@ const (
 	// nodeTries is how often in a row one node's history may fail for a reason
 	// that may pass.
 	nodeTries = 3
+	// fewestPerNode is how many values of one node one request asks for at the
+	// least, unless all are asked for.
+	fewestPerNode = 10
 )
 
 // tagOf is one tag of one device.
@@ -77,9 +80,9 @@ func (r *historyReader) prepare(ctx context.Context, p *past, tags []int32) (now
 	var ask []int32
 	for _, tag := range tags {
 		at := tagOf{p, tag}
-		if _, known := r.access[at]; known {
+		if why, known := r.access[at]; known && (why == "" || why == noHistory || why == rangedHistory) {
 			continue
-		}
+		} // another reason may have passed
 		a, node, why := r.nodeOf(p.dev, tag)
 		if r.access[at] = why; why == "" {
 			r.nodes[at], r.addrs[at] = node, a
@@ -221,6 +224,8 @@ type nodePart struct {
 	spans []span
 	point []byte // where the server goes on
 	found []protocols.Reading
+	empty int    // answers in a row that had nothing, but a place to go on
+	page  uint64 // the print of the last answer, if that had such a place
 	// upTo is what found is whole up to, exclusively.
 	upTo int64
 }
@@ -238,6 +243,8 @@ func (r *historyReader) window(p *past, g *gap, f *filling) *window {
 		if to == 0 {
 			to = max(f.limit, s.from.time)
 		}
+		// A clock that is far ahead for a moment is no reason to look there.
+		to = min(to, max(f.limit, s.from.time)+int64(p.dev.OPCUA.History))
 		if s.unchanged() || to < g.at || r.without(p, s.tag) != "" {
 			continue
 		}
@@ -410,12 +417,19 @@ func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*nodeP
 		case err == nil:
 		case wantsFewer(err) && len(nodes) > 1:
 			r.perCall = max(1, len(nodes)/2)
+			w.restart(nodes)
+			return 0, nil
+		case wantsFewer(err) && r.perNode > fewestPerNode:
+			r.perNode = max(fewestPerNode, r.perNode/4)
+			w.restart(nodes)
 			return 0, nil
 		case r.unsupported(err):
 			for _, n := range todo {
 				r.access[tagOf{w.past, n.tag}] = noHistory
 			}
 			return len(nodes), nil
+		case errors.Is(err, errAgain):
+			return 0, err
 		case r.bus.explain("", err).Kind == protocols.KindMalformed && len(todo) > 1:
 			// One value that cannot be decoded spoils them all.
 			return r.readEach(ctx, w, nodes)
@@ -445,9 +459,25 @@ func (r *historyReader) readNodes(ctx context.Context, w *window, nodes []*nodeP
 	return len(nodes), nil
 }
 
-func (r *historyReader) readEach(ctx context.Context, w *window, nodes []*nodePart) (int, error) {
+// restart forgets what was read of nodes in this window.
+func (w *window) restart(nodes []*nodePart) {
 	for _, n := range nodes {
-		n.found, n.upTo, n.point = nil, w.at, nil
+		w.leave(n)
+		n.found, n.upTo, n.empty, n.page = nil, w.at, 0, 0
+	}
+}
+
+// leave gives up the place where a server would go on.
+func (w *window) leave(n *nodePart) {
+	if len(n.point) > 0 {
+		w.unneeded = append(w.unneeded, place{n.node, n.point})
+	}
+	n.point = nil
+}
+
+func (r *historyReader) readEach(ctx context.Context, w *window, nodes []*nodePart) (int, error) {
+	w.restart(nodes)
+	for _, n := range nodes {
 		if _, err := r.readNodes(ctx, w, []*nodePart{n}); err != nil {
 			return 0, err
 		}
@@ -523,7 +553,7 @@ func (r *historyReader) unsupported(err error) bool {
 func (r *historyReader) request(ctx context.Context, w *window, nodes []*nodePart) error {
 	perNode := r.perNode
 	if perNode > 0 {
-		perNode = max(10, min(perNode, windowValues/len(nodes)))
+		perNode = max(fewestPerNode, min(perNode, windowValues/len(nodes)))
 	}
 	req := &ua.HistoryReadRequest{
 		HistoryReadDetails: ua.NewExtensionObject(&ua.ReadRawModifiedDetails{
@@ -544,7 +574,7 @@ func (r *historyReader) request(ctx context.Context, w *window, nodes []*nodePar
 	}
 	if err == nil {
 		for i, node := range nodes {
-			n, again := r.take(w, node, res.Results[i])
+			n, again := r.take(w, node, res.Results[i], perNode)
 			values += n
 			if again {
 				err = errAgain
@@ -561,8 +591,13 @@ func (r *historyReader) request(ctx context.Context, w *window, nodes []*nodePar
 // errAgain asks for the window once more, later or in another way.
 var errAgain = errors.New("the server could not read the history of a node")
 
-// take takes in what came for one node, and says how many values that were.
-func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult) (values int, again bool) {
+// endlessHistory is why a history is not read that brings nothing, but always has
+// a place to go on.
+const endlessHistory = "the server's answers about their history do not end"
+
+// take takes in what came for one node, of which so many values were asked for
+// (0: all), and says how many came.
+func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult, most int) (values int, again bool) {
 	at := tagOf{w.past, n.tag}
 	if res == nil {
 		r.access[at] = noHistory
@@ -573,25 +608,36 @@ func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult) 
 	}
 	delete(r.tries, at)
 	n.point = res.ContinuationPoint
-	var list []*ua.DataValue
-	if res.HistoryData != nil {
-		switch data := res.HistoryData.Value.(type) {
-		case *ua.HistoryData:
-			list = data.DataValues
-		case *ua.HistoryModifiedData:
-			list = data.DataValues
-		}
-	}
-	last := n.upTo
+	list := historyData(res)
+	came := make([]protocols.Reading, 0, len(list))
+	page := uint64(len(list))
 	for _, dv := range list {
 		if dv == nil || isNothing(dv.Status) {
 			continue
 		}
 		rd := protocols.Reading{Tag: n.tag}
 		r.bus.fillHistory(&rd, dv, r.addrs[at])
-		if rd.Source == 0 {
-			continue
+		if rd.Source != 0 {
+			came = append(came, rd)
+			at := protocols.Int(rd.Source)
+			page = printValue(page^printOf(&rd), &at)
 		}
+	}
+	if n.page == page && len(came) > 0 {
+		// The server begins from the start again: the window ends where it was.
+		w.leave(n)
+		return len(list), false
+	}
+	if n.page, n.empty = page, n.empty+1; len(list) > 0 {
+		n.empty = 0
+	}
+	if len(n.point) > 0 && n.empty >= mostEmptyAnswers {
+		w.leave(n)
+		r.access[at] = endlessHistory
+		return 0, false
+	}
+	last := n.upTo
+	for _, rd := range came {
 		last = max(last, rd.Source)
 		if rd.Source >= w.at && rd.Source < w.end {
 			if n.within(rd.Source) {
@@ -602,17 +648,31 @@ func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult) 
 			w.known[n.tag] = struct{}{}
 		}
 	}
-	if len(n.point) == 0 {
+	if len(n.point) == 0 && (most == 0 || len(list) < most) {
 		n.upTo = w.end
-	} else {
-		// Others with the last one's time may follow.
-		n.upTo = min(last, w.end)
-		if last >= w.end {
-			w.unneeded = append(w.unneeded, place{n.node, n.point})
-			n.point = nil
-		}
+		return len(list), false
+	}
+	// Others with the last one's time may follow. They may also where a server
+	// sends all that was asked for, and no place to go on: some have none.
+	n.upTo = min(last, w.end)
+	if last >= w.end {
+		w.leave(n)
 	}
 	return len(list), false
+}
+
+// historyData returns the values of a result.
+func historyData(res *ua.HistoryReadResult) []*ua.DataValue {
+	if res.HistoryData == nil {
+		return nil
+	}
+	switch data := res.HistoryData.Value.(type) {
+	case *ua.HistoryData:
+		return data.DataValues
+	case *ua.HistoryModifiedData:
+		return data.DataValues
+	}
+	return nil
 }
 
 // refused takes in that a node's history was not read, and says whether to try again.
@@ -672,10 +732,7 @@ func (r *historyReader) release(w *window) {
 		TimestampsToReturn: r.timestamps, ReleaseContinuationPoints: true,
 	}
 	for _, n := range w.nodes {
-		if len(n.point) > 0 {
-			w.unneeded = append(w.unneeded, place{n.node, n.point})
-			n.point = nil
-		}
+		w.leave(n)
 	}
 	for _, u := range w.unneeded {
 		req.NodesToRead = append(req.NodesToRead, &ua.HistoryReadValueID{NodeID: u.node, DataEncoding: &ua.QualifiedName{}, ContinuationPoint: u.point})

@@ -55,6 +55,20 @@ func (p *publisher) tellMonitoring(ctx context.Context) {
 	}
 }
 
+// tellAdvice reports the devices of whose types there is something new to say.
+// The caller holds deliver.
+func (p *publisher) tellAdvice(ctx context.Context) {
+	book := p.session.types.Load()
+	if book == nil {
+		return
+	}
+	for _, sub := range p.subscriptions() {
+		if book.takeNews(sub.dev.ID) {
+			p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Learnt: true})
+		}
+	}
+}
+
 // monitoring counts the items of each device.
 func (p *publisher) monitoring() map[*protocols.Device]protocols.Monitoring {
 	p.making.Lock()
@@ -163,6 +177,9 @@ func (p *publisher) resolveAgain(ctx context.Context, sub *subscription, handles
 		return err
 	}
 	book := p.session.types.Load()
+	// Values are made with the addresses while deliver is held.
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
 	p.making.Lock()
 	defer p.making.Unlock()
 	for h := range fresh {
@@ -187,28 +204,43 @@ func (p *publisher) addressCopy(sub *subscription, h int) *address {
 }
 
 func (p *publisher) retryItems(ctx context.Context, sub *subscription) error {
+	if err := p.resolveAgain(ctx, sub, p.handles(sub, false)); err != nil {
+		return err
+	}
+	failed, err := p.makeAgain(ctx, sub)
+	if err != nil || len(failed) == 0 {
+		return err
+	}
+	// Without shaping: who waits for that may be the one who empties the reports.
+	p.deliver.Lock()
+	defer p.deliver.Unlock()
+	p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Readings: failed})
+	return nil
+}
+
+// makeAgain asks for the items that are not monitored, and returns the tags
+// whose reason is another one now.
+func (p *publisher) makeAgain(ctx context.Context, sub *subscription) ([]protocols.Reading, error) {
 	p.shaping.Lock()
 	defer p.shaping.Unlock()
 	handles := p.handles(sub, false)
-	if err := p.resolveAgain(ctx, sub, handles); err != nil {
-		return err
-	}
-	p.findRanges(ctx, sub, handles)
-	list, err := p.createItems(ctx, sub, handles)
+	// What is asked for is a copy: notifications may change what is known of the
+	// items in the meantime.
+	p.making.Lock()
+	like := &subscription{id: sub.id, dev: sub.dev, tags: sub.tags, addrs: sub.addrs, interval: sub.interval, items: slices.Clone(sub.items)}
+	p.making.Unlock()
+	p.findRanges(ctx, like, handles)
+	list, err := p.createItems(ctx, like, handles)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	replaced, failed := p.applyRetry(sub, list)
 	if len(replaced) > 0 {
 		// The items of nodes that had vanished; the new ones have their handles.
 		_, _ = call[*ua.DeleteMonitoredItemsResponse](ctx, p.session, &ua.DeleteMonitoredItemsRequest{SubscriptionID: sub.id, MonitoredItemIDs: replaced})
 	}
-	if len(failed) > 0 {
-		p.deliver.Lock()
-		p.send(ctx, protocols.Report{Device: sub.dev, Time: p.bus.driver.o.Now(), Readings: failed})
-		p.deliver.Unlock()
-	}
-	return nil
+	slices.SortFunc(failed, byTag)
+	return failed, nil
 }
 
 // applyRetry takes in what became of a second try. It returns the items that

@@ -276,10 +276,16 @@ func TestBounds(t *testing.T) {
 // again; where the server does not send them again, what counts is read.
 func TestGapIsFilled(t *testing.T) {
 	t.Parallel()
-	srv := newServer(t, opcuatest.Options{Nodes: oneNode(), NoRepublish: true})
+	// One value more than it reads at once, which it does not say.
+	nodes, addresses := oneNode(), []string{"ns=2;s=v"}
+	for i := range 9 {
+		addresses = append(addresses, fmt.Sprintf("ns=2;s=v%d", i))
+		nodes = append(nodes, opcuatest.Node{NodeID: addresses[i+1]})
+	}
+	srv := newServer(t, opcuatest.Options{Nodes: nodes, NoRepublish: true, MaxNodesPerRead: 9, HideLimits: true})
 	set(t, srv, int32(1))
 	relay := newRelay(t, srv.Addr())
-	d := device("opc.tcp://"+relay.Addr(), "ns=2;s=v")
+	d := device("opc.tcp://"+relay.Addr(), addresses...)
 	d.Timeout = 500 * time.Millisecond
 	b := open(t, driver(t), d)
 	connect(t, b)

@@ -474,7 +474,7 @@ func (p *publisher) watch(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		p.bus.catchUp(ctx, p.session)
+		p.readAgain(ctx, p.bus.catchUp(ctx, p.session))
 		if err := p.look(ctx); err != nil && ctx.Err() == nil {
 			p.fail(ctx, err)
 			return
@@ -486,6 +486,7 @@ func (p *publisher) watch(ctx context.Context) {
 		p.refreshStale(ctx)
 		p.deliver.Lock()
 		p.tellMonitoring(ctx)
+		p.tellAdvice(ctx)
 		p.deliver.Unlock()
 	}
 }

@@ -71,6 +71,42 @@ func TestOrder(t *testing.T) {
 	}
 }
 
+// TestEndBehindALostMessage ends a subscription that waits for a message, with
+// values behind it that have arrived, one of them bad: these are kept, and the
+// gap before them is told.
+func TestEndBehindALostMessage(t *testing.T) {
+	t.Parallel()
+	conf := &connConf{timeout: time.Second}
+	var err error
+	if conf.url, err = parseEndpoint("opc.tcp://h"); err != nil {
+		t.Fatal(err)
+	}
+	b := newBus(New(Options{Log: slog.New(slog.DiscardHandler)}), conf)
+	p := newPublisher(b, nil)
+	defer p.cancel()
+	d := &protocols.Device{ID: "d", Tags: []protocols.Tag{{Name: "t", Address: "i=1"}}, OPCUA: protocols.OPCUAOptions{History: time.Hour}}
+	sub := &subscription{id: 7, dev: d, past: newPast(d), tags: []int32{0}, addrs: make([]address, 1), items: make([]item, 1), next: 1, ahead: make(map[uint32]*message)}
+	p.subs[7] = sub
+	send := func(n uint32, dv *ua.DataValue) {
+		dv.EncodingMask |= ua.DataValueSourceTimestamp
+		dv.SourceTimestamp = time.Unix(int64(n), 0).UTC()
+		p.take(context.Background(), 0, &ua.PublishResponse{SubscriptionID: 7, NotificationMessage: &ua.NotificationMessage{SequenceNumber: n, NotificationData: []*ua.ExtensionObject{
+			ua.NewExtensionObject(&ua.DataChangeNotification{MonitoredItems: []*ua.MonitoredItemNotification{{Value: dv}}}),
+		}}}, time.Now())
+	}
+	send(1, &ua.DataValue{EncodingMask: ua.DataValueValue, Value: ua.MustVariant(int32(1))})
+	send(4, &ua.DataValue{EncodingMask: ua.DataValueStatusCode, Status: ua.StatusBadNodeIDUnknown})
+	sub.dead.Store(true)
+	var v survivor
+	p.survive(&v)
+	if len(v.subs) != 0 || len(b.unsent) != 1 || b.unsent[0].Readings[0].Reason != protocols.NoSuchNode || b.unsent[0].Lost != 2 || b.Stats().Missing != 2 {
+		t.Fatalf("%+v, %+v", b.unsent, b.Stats())
+	}
+	if g := sub.past.first(); g == nil || g.cause != protocols.OutageMessages || len(g.spans) != 1 || g.spans[0].from.time != 1e9 || g.spans[0].to.time != 4e9 {
+		t.Fatalf("%+v", g)
+	}
+}
+
 func TestFollowing(t *testing.T) {
 	t.Parallel()
 	if following(1) != 2 || following(1<<32-1) != 1 {

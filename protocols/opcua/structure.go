@@ -593,6 +593,9 @@ func (d *decoder) extensionObject() protocols.Value {
 	return v
 }
 
+// wordsNotYet end the words about a type that is being looked up.
+const wordsNotYet = ", of which the server has said nothing yet"
+
 const wordsXML = "it came as XML, which Millrace does not read"
 
 // decodeEncoded decodes a body by the NodeId of its encoding.
@@ -612,7 +615,7 @@ func (b *typeBook) decodeEncoded(encoding *ua.NodeID, body []byte, depth int, bu
 		return b.decodeBody(&shape{name: t.Name(), kind: shapeGo, goType: t}, body, depth, budget)
 	}
 	b.want(encoding)
-	return protocols.Value{}, protocols.UnsupportedType, "a structure of the encoding " + nodeIDText(encoding) + ", of which the server has said nothing yet"
+	return protocols.Value{}, protocols.UnsupportedType, "a structure of the encoding " + nodeIDText(encoding) + wordsNotYet
 }
 
 // goValue lets gopcua decode a structure of the standard that it knows.

@@ -166,6 +166,8 @@ func TestDecodeStructure(t *testing.T) {
 		{"a lie", one(point, 1), body(math.MaxInt32), "malformed"},
 		{"a lie about nothing", one(&shape{kind: shapeStruct}, 1), body(math.MaxInt32), "overflow"},
 		{"matrix", one(builtinShape(ua.TypeIDByte), 2), body(2, 2, 3, []byte{1, 2, 3, 4, 5, 6}), "{a:[[1,2,3],[4,5,6]]}"},
+		{"cuboid", one(builtinShape(ua.TypeIDByte), 3), body(3, 2, 1, 3, []byte{1, 2, 3, 4, 5, 6}), "{a:[[[1,2,3]],[[4,5,6]]]}"},
+		{"variant cuboid", builtin(ua.TypeIDVariant), body(byte(0xC3), 6, []byte{1, 2, 3, 4, 5, 6}, 3, 3, 1, 2), "{a:[[[1,2]],[[3,4]],[[5,6]]]}"},
 		{"empty matrix", one(builtinShape(ua.TypeIDByte), 2), body(2, 0, 3), "{a:[]}"},
 		{"matrix of another rank", one(builtinShape(ua.TypeIDByte), 2), body(1, 3, []byte{1, 2, 3}), "malformed"},
 		{"matrix beyond all", one(builtinShape(ua.TypeIDByte), 2), body(2, math.MaxInt32, math.MaxInt32), "malformed"},

@@ -88,9 +88,7 @@ func (p *publisher) survive(v *survivor) {
 	v.heard = p.began.Add(time.Duration(p.heard.Load()))
 	p.bus.unsent = append(p.bus.unsent, p.unsent...)
 	p.unsent = nil
-	p.making.Lock()
-	defer p.making.Unlock()
-	for _, sub := range p.subs {
+	for _, sub := range p.subscriptions() {
 		if sub.dead.Load() {
 			v.waste = append(v.waste, sub.id)
 			p.abandon(sub)
@@ -314,9 +312,15 @@ func (p *publisher) fetch(ctx context.Context, sub *subscription, n uint32) (*me
 }
 
 // abandon keeps what has arrived of a subscription that does not go on. The
-// messages before it are lost.
+// messages that it waited for are lost.
 func (p *publisher) abandon(sub *subscription) {
 	for _, n := range slices.SortedFunc(maps.Keys(sub.ahead), func(a, b uint32) int { return int(int32(a - b)) }) {
+		if n != sub.next { // it is missed since the last value that was told
+			p.bus.missed(sub, causeMessage)
+			p.bus.stats.missing.Add(uint64(n - sub.next))
+			sub.lost += uint64(n - sub.next)
+		}
+		sub.next = following(n)
 		readings, _ := p.readings(sub, sub.ahead[n])
 		p.noteTold(sub, readings, sub.ahead[n].at)
 		for _, part := range split(readings) {

@@ -31,6 +31,7 @@ type typeBook struct {
 	shapes map[nodeKey]*shape // by the NodeId of the binary encoding
 	wanted []*ua.NodeID       // encodings that came and are not known
 	unsure []*form            // tags whose data type is not known
+	behind map[*form]struct{} // tags that have no value for want of a type
 	asked  map[nodeKey]time.Time
 	said   map[string][]string // by device: what cannot be decoded, in sentences; so that each is told once
 	advice map[string][]string // by device: where the tag map differs from the server
@@ -57,7 +58,7 @@ func newTypeBook(t symbols, log *slog.Logger) *typeBook {
 		types: make(map[nodeKey]*dataType), nodes: make(map[string]*dataType), dictIDs: make(map[nodeKey]string),
 		shapes: make(map[nodeKey]*shape), asked: make(map[nodeKey]time.Time),
 		said: make(map[string][]string), advice: make(map[string][]string), news: make(map[string]bool),
-		made: time.Now(),
+		behind: make(map[*form]struct{}), made: time.Now(),
 	}
 }
 
@@ -85,6 +86,16 @@ func (b *typeBook) want(encoding *ua.NodeID) {
 	b.waiting.Store(true)
 }
 
+// await has a tag read again once the type of its value is known.
+func (b *typeBook) await(f *form) {
+	if f.dev == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.behind[f] = struct{}{}
+}
+
 // doubt notes that a value contradicts what the server had said of its type.
 func (b *typeBook) doubt() { b.doubtful.Store(true) }
 
@@ -96,7 +107,7 @@ func (b *typeBook) stale() bool { return b.doubtful.Load() && time.Since(b.made)
 type laterForm struct {
 	spec  *protocols.Tag
 	known atomic.Pointer[form]
-	asked atomic.Bool
+	asked atomic.Int64 // when it was; 0: not yet, or in vain
 }
 
 // get returns the form if it is known by now, and has it looked up otherwise:
@@ -105,7 +116,8 @@ func (l *laterForm) get(f *form) *form {
 	if known := l.known.Load(); known != nil {
 		return known
 	}
-	if l.asked.CompareAndSwap(false, true) {
+	now := time.Now().UnixNano()
+	if at := l.asked.Load(); (at == 0 || now-at > int64(askAgain)) && l.asked.CompareAndSwap(at, now) {
 		f.book.mu.Lock()
 		f.book.unsure = append(f.book.unsure, f)
 		f.book.waiting.Store(true)
@@ -161,6 +173,15 @@ func (b *typeBook) sentences(device string) []string {
 	defer b.mu.Unlock()
 	delete(b.news, device)
 	return slices.Concat(b.advice[device], b.said[device])
+}
+
+// takeNews says the same, as if they had been returned now.
+func (b *typeBook) takeNews(device string) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	news := b.news[device]
+	delete(b.news, device)
+	return news
 }
 
 // learnt says whether there are new sentences about a device, since they were

@@ -149,12 +149,13 @@ func (g *gatherer) dataTypeIn(dv *ua.DataValue) *dataType {
 	return &dataType{id: node}
 }
 
-// catchUp looks up what came and was not known. It is called where somebody has
-// the time; what is missing then is asked for once more another day.
-func (b *bus) catchUp(ctx context.Context, s *session) {
+// catchUp looks up what came and was not known, and returns the tags whose
+// values are other ones now. It is called where somebody has the time; what
+// the server does not know then is asked for once more another day.
+func (b *bus) catchUp(ctx context.Context, s *session) map[*form]struct{} {
 	book := s.types.Load()
 	if book == nil || !book.waiting.Load() {
-		return
+		return nil
 	}
 	book.mu.Lock()
 	wanted, unsure := book.wanted, book.unsure
@@ -165,6 +166,30 @@ func (b *bus) catchUp(ctx context.Context, s *session) {
 	defer book.learning.Unlock()
 	if err := book.lookUp(ctx, newGatherer(book, b, s, maxBrowse), wanted, unsure); err != nil {
 		b.log.Debug("looking up data types failed", slog.Any("err", err))
+		book.inVain(wanted, unsure)
+		return nil
+	}
+	book.mu.Lock()
+	defer book.mu.Unlock()
+	again := book.behind
+	book.behind = make(map[*form]struct{})
+	for _, f := range unsure {
+		if f.later.known.Load() != nil {
+			again[f] = struct{}{}
+		}
+	}
+	return again
+}
+
+// inVain has what could not be looked up asked for again when it comes again.
+func (b *typeBook) inVain(encodings []*ua.NodeID, forms []*form) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, n := range encodings {
+		delete(b.asked, keyOf(n))
+	}
+	for _, f := range forms {
+		f.later.asked.Store(0)
 	}
 }
 

@@ -13,7 +13,6 @@ import (
 // it by itself: its messages are not asked for.
 func (b *bus) Unsubscribe(ctx context.Context, d *protocols.Device) {
 	delete(b.subscribed, d)
-	b.pastOf(d).ended()
 	if v := b.survivor; v != nil {
 		kept := v.subs[:0]
 		for _, sub := range v.subs {
@@ -26,9 +25,11 @@ func (b *bus) Unsubscribe(ctx context.Context, d *protocols.Device) {
 		v.subs = kept
 	}
 	if b.session == nil || b.session.pub == nil {
+		b.forgetPast(d)
 		return
 	}
 	ids := b.session.pub.remove(d)
+	b.forgetPast(d)
 	if len(ids) == 0 {
 		return
 	}

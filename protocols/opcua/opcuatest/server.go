@@ -73,6 +73,9 @@ type Options struct {
 	// References, if not nil, says what a node refers to; nil: what it would
 	// otherwise.
 	References func(node *ua.NodeID) []*ua.ReferenceDescription
+	// History, if not nil, answers HistoryRead for raw values. An error that is a
+	// ua.StatusCode fails the whole call.
+	History func(req *ua.HistoryReadRequest, d *ua.ReadRawModifiedDetails) ([]*ua.HistoryReadResult, error)
 	// Tree, if not nil, has more nodes; Browse says how much is shown at once.
 	Tree   Tree
 	Browse BrowseLimits

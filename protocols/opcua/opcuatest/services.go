@@ -85,6 +85,8 @@ func (c *client) handle(reqID uint32, req ua.Request) (ua.Response, error) {
 		return s.transfer(req)
 	case *ua.DeleteMonitoredItemsRequest:
 		return s.deleteItems(req)
+	case *ua.HistoryReadRequest:
+		return c.srv.historyRead(req)
 	}
 	return nil, ua.StatusBadServiceUnsupported
 }
@@ -325,6 +327,21 @@ func (s *Server) attribute(r *ua.ReadValueID, now time.Time) *ua.DataValue {
 		return dv
 	}
 	return badValue(ua.StatusBadAttributeIDInvalid)
+}
+
+func (s *Server) historyRead(req *ua.HistoryReadRequest) (ua.Response, error) {
+	if s.o.History == nil || req.HistoryReadDetails == nil {
+		return nil, ua.StatusBadServiceUnsupported
+	}
+	details, ok := req.HistoryReadDetails.Value.(*ua.ReadRawModifiedDetails)
+	if !ok {
+		return nil, ua.StatusBadHistoryOperationUnsupported
+	}
+	results, err := s.o.History(req, details)
+	if err != nil {
+		return nil, err
+	}
+	return &ua.HistoryReadResponse{ResponseHeader: header(req, ua.StatusOK), Results: results}, nil
 }
 
 func badValue(status ua.StatusCode) *ua.DataValue {

@@ -122,6 +122,9 @@ func (s *session) step(ctx context.Context) bool {
 	}
 	out, ended := s.collect()
 	for _, p := range out {
+		if s.srv.o.Tamper != nil {
+			s.srv.o.Tamper(p.res)
+		}
 		// Not under the lock: a client that does not read must not hold up Set.
 		// What is lost on the way can be asked for again.
 		_ = p.client.sc.SendResponseWithContext(ctx, p.id, p.res)
