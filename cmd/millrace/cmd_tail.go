@@ -64,7 +64,7 @@ func (job *tailJob) flags(t terminal) *flag.FlagSet {
 	fs.StringVar(&job.filter.Gateway, "gateway", "", "only gateways that the `glob` matches")
 	fs.StringVar(&job.filter.Device, "device", "", "only devices that the `glob` matches, and what concerns whole gateways")
 	fs.StringVar(&job.filter.Tag, "tag", "", "only tags that the `glob` matches")
-	fs.StringVar(&job.format, "format", "", "json, sparkplug or all (default all; with -c that of the uplink)")
+	fs.StringVar(&job.format, "format", "", "`json`, sparkplug or all (default all; with -c that of the uplink)")
 	fs.BoolVar(&job.asJSON, "json", false, "for programs: one JSON object a line")
 	fs.BoolVar(&job.all, "all", false, "do not cut long batches and long values")
 	fs.StringVar(&job.listen.Username, "username", "", "the user `name` at the broker")
