@@ -41,9 +41,9 @@ type tailer struct {
 
 	mu     sync.Mutex
 	queue  []heard
-	bytes  int  // of their bodies
-	passed int  // messages that there was no room for
-	torn   bool // messages may be missing before the next one
+	bytes  int           // of their bodies
+	passed int           // messages that there was no room for
+	torn   bool          // messages may be missing before the next one
 	ready  chan struct{} // holds a token when there is something in the queue
 }
 
@@ -137,10 +137,7 @@ func (f *tailer) listen(ctx context.Context) error {
 			f.say("connected to %s; listening to %s", f.listener.Broker(), strings.Join(f.job.listen.Topics, ", "))
 			wait, told, once = reconnectFirst, "", true
 		})
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !once:
+		if err == nil || !once {
 			return err
 		}
 		f.tear()

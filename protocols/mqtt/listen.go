@@ -100,7 +100,11 @@ func (l *Listener) Listen(ctx context.Context, up func()) error {
 		return l.refused(err)
 	}
 	defer client.Disconnect(quiesce)
-	if err := l.subscribe(ctx, client); err != nil || ctx.Err() != nil {
+	err = l.subscribe(ctx, client)
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err != nil {
 		return err
 	}
 	l.use(client)
@@ -232,10 +236,7 @@ func (l *Listener) subscribe(ctx context.Context, client paho.Client) error {
 	}
 	token := client.SubscribeMultiple(filters, nil)
 	err := await(ctx, token)
-	if ctx.Err() != nil {
-		return nil
-	}
-	if t, ok := token.(*paho.SubscribeToken); ok {
+	if t, ok := token.(*paho.SubscribeToken); ok && ctx.Err() == nil {
 		granted := t.Result()
 		for _, topic := range l.o.Topics {
 			if granted[topic] > 2 {

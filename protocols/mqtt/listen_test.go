@@ -3,10 +3,14 @@ package mqtt_test
 import (
 	"context"
 	"errors"
+	"io"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"millrace/protocols/mqtt"
 	"millrace/protocols/mqtt/mqtttest"
@@ -31,12 +35,7 @@ func (h *heard) message(topic string, body []byte, retained bool) {
 func (h *heard) has(text string) bool {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, s := range h.all {
-		if s == text {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(h.all, text)
 }
 
 // TestListener listens with a password and with certificates, and after a
@@ -157,6 +156,38 @@ func TestListenerRefused(t *testing.T) {
 	}
 	if _, err := mqtt.NewListener(mqtt.ListenOptions{Broker: "mqtt://u:secret@h"}); err == nil || strings.Contains(err.Error(), "secret") {
 		t.Errorf("a password in the URL: %v", err)
+	}
+}
+
+// TestListenerNotAllowed: a broker may let us in, and not listen.
+func TestListenerNotAllowed(t *testing.T) {
+	t.Parallel()
+	fake := mqtttest.NewFake(t, func(conn io.ReadWriter) {
+		for {
+			packet, err := packets.ReadPacket(conn)
+			if err != nil {
+				return
+			}
+			switch p := packet.(type) {
+			case *packets.ConnectPacket:
+				_ = packets.NewControlPacket(packets.Connack).Write(conn)
+			case *packets.SubscribePacket:
+				ack := packets.NewControlPacket(packets.Suback).(*packets.SubackPacket)
+				ack.MessageID = p.MessageID
+				for range p.Topics {
+					ack.ReturnCodes = append(ack.ReturnCodes, 0x80)
+				}
+				_ = ack.Write(conn)
+			}
+		}
+	})
+	l, err := mqtt.NewListener(mqtt.ListenOptions{Broker: "mqtt://" + fake.Addr, ClientID: "listener", Topics: []string{"plant/#"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = l.Listen(t.Context(), func() { t.Error("it is up") })
+	if !errors.Is(err, mqtt.ErrSubscription) || !strings.Contains(err.Error(), "subscribe to plant/#: allow it at the broker") {
+		t.Error(err)
 	}
 }
 

@@ -99,7 +99,7 @@ func shorten(path string) string {
 
 // covered says that the filters let everything below a topic through. A level
 // "*" stands for any level.
-func covered(filters []string, levels []string) bool {
+func covered(filters, levels []string) bool {
 	for _, f := range filters {
 		if covers(strings.Split(f, "/"), levels) {
 			return true

@@ -95,10 +95,9 @@ func (t *Tail) Take(m Message) *Event {
 	e := &Event{Kind: KindUnknown, Received: m.Received.UnixMilli(), Topic: m.Topic, Retained: m.Retained, Size: len(m.Body)}
 	levels := strings.Split(m.Topic, "/")
 	var g *gateway
-	switch {
-	case levels[0] == sparkplug.Namespace:
+	if levels[0] == sparkplug.Namespace {
 		g = t.sparkplug(e, levels, m)
-	default:
+	} else {
 		g = t.json(e, levels, m)
 	}
 	if len(e.Notes) > maxNotes {

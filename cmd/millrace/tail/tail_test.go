@@ -169,22 +169,26 @@ type edge struct {
 	all  []tail.Message
 }
 
-func newEdge(t testing.TB) *edge {
-	t.Helper()
+func newEdge(tb testing.TB) *edge {
+	tb.Helper()
 	n, err := sparkplug.New(sparkplug.Options{Group: "plant-2", ID: "gw-1", AppendJSON: mqtt.AppendJSONValue})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	low, high := 0.0, 400.0
 	if _, err := n.SetDevices([]sparkplug.Device{{ID: "press-1", Metrics: []sparkplug.Definition{
 		{Name: "压力", Type: sparkplug.Double, Unit: "bar", Low: &low, High: &high},
-		{Name: "count", Type: sparkplug.UInt64}, {Name: "offset", Type: sparkplug.Int16}, {Name: "axis"},
-		{Name: "bits", Type: sparkplug.BooleanArray}, {Name: "when", Type: sparkplug.DateTime}, {Name: "raw", Type: sparkplug.Bytes},
+		{Name: "count", Type: sparkplug.UInt64},
+		{Name: "offset", Type: sparkplug.Int16},
+		{Name: "axis"},
+		{Name: "bits", Type: sparkplug.BooleanArray},
+		{Name: "when", Type: sparkplug.DateTime},
+		{Name: "raw", Type: sparkplug.Bytes},
 	}}}); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	n.Set("Gap", protocols.String(""), start.UnixMilli())
-	return &edge{t: t, node: n}
+	return &edge{t: tb, node: n}
 }
 
 // now is when the next message arrives.
@@ -198,7 +202,9 @@ func (e *edge) add(m sparkplug.Message, ok bool) {
 	e.all = append(e.all, tail.Message{Topic: m.Topic, Body: m.Body})
 }
 
-func (e *edge) raw(topic, body string) { e.add(sparkplug.Message{Topic: topic, Body: []byte(body)}, true) }
+func (e *edge) raw(topic, body string) {
+	e.add(sparkplug.Message{Topic: topic, Body: []byte(body)}, true)
+}
 
 var pressTags = &protocols.Schema{Device: "press-1", Tags: []protocols.SchemaTag{
 	{Name: "压力"}, {Name: "count"}, {Name: "offset"}, {Name: "axis"}, {Name: "bits"}, {Name: "when"}, {Name: "raw"},
@@ -208,8 +214,13 @@ var pressTags = &protocols.Schema{Device: "press-1", Tags: []protocols.SchemaTag
 func readings(k int64) []protocols.Reading {
 	axis := protocols.Object([]string{"name", "torque", "turns"}, []protocols.Value{protocols.String("主轴"), protocols.Float64(0.5), protocols.Int(-k)})
 	return []protocols.Reading{
-		{Tag: 0, Value: protocols.Float64(120.5)}, {Tag: 1, Value: protocols.Uint(1<<63 + uint64(k))}, {Tag: 2, Value: protocols.Int(-k)}, {Tag: 3, Value: axis},
-		{Tag: 4, Value: protocols.Array([]protocols.Value{protocols.Bool(true), protocols.Bool(false)})}, {Tag: 5, Value: protocols.Time(start)}, {Tag: 6, Value: protocols.Bytes([]byte{0xde, 0xad})},
+		{Tag: 0, Value: protocols.Float64(120.5)},
+		{Tag: 1, Value: protocols.Uint(1<<63 + uint64(k))},
+		{Tag: 2, Value: protocols.Int(-k)},
+		{Tag: 3, Value: axis},
+		{Tag: 4, Value: protocols.Array([]protocols.Value{protocols.Bool(true), protocols.Bool(false)})},
+		{Tag: 5, Value: protocols.Time(start)},
+		{Tag: 6, Value: protocols.Bytes([]byte{0xde, 0xad})},
 	}
 }
 
@@ -234,9 +245,9 @@ func (e *edge) data(rs []protocols.Reading, historical bool) {
 	e.add(sparkplug.Message{Topic: topic, Body: body}, need == sparkplug.NeedNothing)
 }
 
-func sparkplugMessages(t testing.TB) []tail.Message {
-	t.Helper()
-	e := newEdge(t)
+func sparkplugMessages(tb testing.TB) []tail.Message {
+	tb.Helper()
+	e := newEdge(tb)
 	e.node.Begin(254)
 	e.birth()
 	e.all = nil // we come later
@@ -246,7 +257,8 @@ func sparkplugMessages(t testing.TB) []tail.Message {
 	e.birth()
 	e.data(readings(3), false)
 	e.data([]protocols.Reading{
-		{Tag: 0, Quality: protocols.Bad, Reason: protocols.Timeout}, {Tag: 1, Quality: protocols.Uncertain, Reason: "UncertainLastUsableValue", Value: protocols.Uint(7)},
+		{Tag: 0, Quality: protocols.Bad, Reason: protocols.Timeout},
+		{Tag: 1, Quality: protocols.Uncertain, Reason: "UncertainLastUsableValue", Value: protocols.Uint(7)},
 		{Tag: 2, Value: protocols.Int(-5), Source: (start.UnixMilli() - 5000) * 1e6},
 	}, false)
 	e.data(readings(4)[:2], true)

@@ -420,7 +420,8 @@ func (p *Printer) cut(s string, runes int) string {
 	}
 	n := 0
 	for i := range s {
-		if n++; n > runes {
+		n++
+		if n > runes {
 			return s[:i] + "…"
 		}
 	}
