@@ -159,6 +159,31 @@ func TestListenerRefused(t *testing.T) {
 	}
 }
 
+// TestListenerHangs: a broker that hangs is noticed, and keeps nobody from
+// leaving.
+func TestListenerHangs(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	for _, leave := range []bool{false, true} {
+		l, err := mqtt.NewListener(mqtt.ListenOptions{Broker: broker.URL("mqtt"), ClientID: "listener", Topics: []string{"#"}, KeepAlive: time.Second, PingTimeout: 100 * time.Millisecond})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		err = l.Listen(ctx, func() {
+			broker.Pause()
+			if leave {
+				cancel()
+			}
+		})
+		cancel()
+		broker.Resume()
+		if leave && err != nil || !leave && (err == nil || !strings.Contains(err.Error(), "no longer answers")) {
+			t.Errorf("leave %v: %v", leave, err)
+		}
+	}
+}
+
 // TestListenerNotAllowed: a broker may let us in, and not listen.
 func TestListenerNotAllowed(t *testing.T) {
 	t.Parallel()

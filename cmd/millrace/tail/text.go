@@ -68,10 +68,10 @@ func (p *Printer) Text(e *Event) string {
 	b.WriteString("\n")
 	p.body(&b, e)
 	if e.Fault != "" {
-		fmt.Fprintf(&b, "    %s\n", p.styled(red, "DAMAGED: "+p.clean(e.Fault)))
+		fmt.Fprintf(&b, "    %s\n", p.styled(red, "DAMAGED: "+p.short(e.Fault)))
 	}
 	for _, n := range e.Notes {
-		fmt.Fprintf(&b, "    %s\n", p.styled(yellow, "! "+p.clean(n)))
+		fmt.Fprintf(&b, "    %s\n", p.styled(yellow, "! "+p.short(n)))
 	}
 	return b.String()
 }
@@ -80,15 +80,15 @@ func (p *Printer) Text(e *Event) string {
 func (p *Printer) source(e *Event) string {
 	switch {
 	case e.Kind == KindHost:
-		return "host " + p.clean(e.Host)
+		return p.short("host " + e.Host)
 	case e.Gateway == "":
-		return p.clean(e.Topic)
+		return p.short(e.Topic)
 	}
 	text := e.Group + "/" + e.Gateway
 	if e.Device != "" {
 		text += "/" + e.Device
 	}
-	return p.clean(text)
+	return p.short(text)
 }
 
 // head returns what stands in the first line behind the source.
@@ -133,7 +133,7 @@ func (p *Printer) head(e *Event) []string {
 	if e.Clock == "unset" {
 		add(yellow, "clock never set")
 	} else {
-		add(yellow, p.clean(e.Clock))
+		add(yellow, p.short(e.Clock))
 	}
 	if e.Repeat {
 		add(cyan, "repeat")
@@ -162,7 +162,7 @@ func (p *Printer) stateHead(e *Event, add func(style, string)) {
 	case "offline":
 		s = red
 	}
-	add(s, p.clean(e.State))
+	add(s, p.short(e.State))
 	if e.Since != nil {
 		add(plain, "since "+p.moment(e.Since, e.Received))
 	}
@@ -173,7 +173,7 @@ func (p *Printer) statusHead(e *Event, add func(style, string)) {
 		add(onlineStyle(*e.Online), "gateway "+onlineWord(*e.Online))
 	}
 	if e.Version != "" {
-		add(plain, "version "+p.clean(e.Version))
+		add(plain, "version "+p.short(e.Version))
 	}
 }
 
@@ -228,9 +228,9 @@ func notGood(rs []Reading) (n int) {
 func (p *Printer) body(b *strings.Builder, e *Event) {
 	p.readings(b, e)
 	if g := e.Gap; g != nil && e.Fault == "" {
-		text := fmt.Sprintf("batches %d to %d will never come: %d readings, reason %s", g.From, g.To, g.Readings, p.clean(g.Reason))
+		text := fmt.Sprintf("batches %d to %d will never come: %d readings, reason %s", g.From, g.To, g.Readings, p.short(g.Reason))
 		if g.From == g.To {
-			text = fmt.Sprintf("batch %d will never come: %d readings, reason %s", g.From, g.Readings, p.clean(g.Reason))
+			text = fmt.Sprintf("batch %d will never come: %d readings, reason %s", g.From, g.Readings, p.short(g.Reason))
 		}
 		if g.Oldest != 0 || g.Newest != 0 {
 			text += ", of " + p.moment(millis(g.Oldest), e.Received) + " to " + p.moment(millis(g.Newest), e.Received)
@@ -238,12 +238,12 @@ func (p *Printer) body(b *strings.Builder, e *Event) {
 		fmt.Fprintf(b, "    %s\n", p.styled(red, text))
 	}
 	if e.Reason != "" {
-		fmt.Fprintf(b, "    %s\n", p.cut(p.clean(e.Reason), 2*shownRunes))
+		fmt.Fprintf(b, "    %s\n", p.short(e.Reason))
 	}
 	if e.Kind == KindStatus && e.Body != nil {
-		fmt.Fprintf(b, "    previous run: %s\n", p.cut(p.clean(string(e.Body)), 2*shownRunes))
+		fmt.Fprintf(b, "    previous run: %s\n", p.short(string(e.Body)))
 	} else if e.Body != nil {
-		fmt.Fprintf(b, "    %s\n", p.cut(p.clean(string(e.Body)), 2*shownRunes))
+		fmt.Fprintf(b, "    %s\n", p.short(string(e.Body)))
 	}
 	if e.Text != "" {
 		for line := range strings.Lines(p.cut(e.Text, 2*shownRunes)) {
@@ -314,7 +314,7 @@ func (p *Printer) readings(b *strings.Builder, e *Event) {
 func (p *Printer) value(r *Reading) string {
 	switch {
 	case r.Value == nil && r.Quality == Bad:
-		return strings.TrimRight("BAD "+p.clean(r.Reason), " ")
+		return strings.TrimRight("BAD "+p.short(r.Reason), " ")
 	case r.Value == nil:
 		return "null"
 	}
@@ -328,7 +328,7 @@ func (p *Printer) value(r *Reading) string {
 // remarks is what stands behind a value: its quality, its own time.
 func (p *Printer) remarks(e *Event, r *Reading) string {
 	text := ""
-	why := p.clean(r.Reason)
+	why := p.short(r.Reason)
 	switch {
 	case r.Quality == Uncertain:
 		text += "  " + p.styled(yellow, strings.TrimRight("uncertain "+why, " "))
@@ -362,7 +362,7 @@ func (p *Printer) moment(ms json.RawMessage, received int64) string {
 	f, err := strconv.ParseFloat(string(ms), 64)
 	// From the year 1 to the year 9999.
 	if err != nil || f < -62135596800000 || f > 253402300799999 {
-		return p.clean(string(ms)) + " ms"
+		return p.short(string(ms)) + " ms"
 	}
 	t := time.UnixMilli(int64(f)).In(p.Zone)
 	if t.Format(time.DateOnly) == time.UnixMilli(received).In(p.Zone).Format(time.DateOnly) {
@@ -412,6 +412,9 @@ func (p *Printer) clean(s string) string {
 	}
 	return b.String()
 }
+
+// short is what stands in a line beside other things.
+func (p *Printer) short(s string) string { return p.cut(p.clean(s), 2*shownRunes) }
 
 // cut shortens a text.
 func (p *Printer) cut(s string, runes int) string {
