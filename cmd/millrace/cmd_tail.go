@@ -24,6 +24,7 @@ const tailHelp = `Shows what arrives at a broker, decoded: the format json, and 
 
 Use: millrace tail mqtt://HOST:1883 [options]       mqtts, ws and wss as well
      millrace tail -c FILE [--uplink NAME]          an uplink of a configuration: what its gateway sends there
+     millrace tail mqtt://HOST -c FILE              the same at another broker, such as its fallback
 
 Globs: * stands for any text, ? for any character. Write them in quotes.
 The password comes from --password-file, or from the variable MILLRACE_MQTT_PASSWORD; the user name from --username or MILLRACE_MQTT_USERNAME.
@@ -50,13 +51,14 @@ type tailJob struct {
 	all       bool
 	asJSON    bool
 	noRebirth bool
+	partial   bool // the uplink sends only a part of its gateway's batches
 	count     uint64
 	duration  time.Duration
 	unit      func(gateway, device, tag string) string
 }
 
 func (job *tailJob) flags(t terminal) *flag.FlagSet {
-	fs := flags(t, "tail", "tail BROKER [options] | tail -c FILE [--uplink NAME] [options]", strings.SplitN(tailHelp, "\n\n", 3)[2]+"\nOptions:")
+	fs := flags(t, "tail", "tail BROKER [options] | tail [BROKER] -c FILE [--uplink NAME] [options]", strings.SplitN(tailHelp, "\n\n", 3)[2]+"\nOptions:")
 	fs.StringVar(&job.file, "c", "", "take broker, credentials and TLS from an uplink of the configuration `file`, and units from its tag maps")
 	fs.StringVar(&job.uplink, "uplink", "", "which uplink of it, by its `name`, where there are several")
 	fs.Var((*listFlag)(&job.listen.Topics), "topic", "subscribe to this `filter` instead of what the other options make; may be given several times")
@@ -113,20 +115,18 @@ func tailBroker(ctx context.Context, t terminal, args []string, getenv func(stri
 
 // source finds out where to listen.
 func (job *tailJob) source(t terminal, broker string, getenv func(string) string) int {
+	if broker != "" && !strings.Contains(broker, "://") {
+		broker = "mqtt://" + broker
+	}
+	job.listen.Broker = broker
 	switch {
-	case broker != "" && job.file != "":
-		t.errorf("millrace tail: give a broker or -c FILE, not both\n")
-		return exitUsage
 	case job.file == "" && job.uplink != "":
 		t.errorf("millrace tail: --uplink needs -c FILE, the configuration that it is in\n")
 		return exitUsage
 	case job.file != "":
 		return job.fromConfig(t)
 	}
-	if !strings.Contains(broker, "://") {
-		broker = "mqtt://" + broker
-	}
-	job.listen.Broker, job.root = broker, "millrace"
+	job.root = "millrace"
 	job.listen.Username = cmp.Or(job.listen.Username, getenv("MILLRACE_MQTT_USERNAME"))
 	job.listen.Password = getenv("MILLRACE_MQTT_PASSWORD")
 	return job.readPassword(t)
@@ -158,7 +158,8 @@ func (job *tailJob) fromConfig(t terminal) int {
 		return exitUsage
 	}
 	l := &job.listen
-	l.Broker, job.root = u.Broker, u.Topic
+	l.Broker, job.root = cmp.Or(l.Broker, u.Broker), u.Topic
+	job.partial = len(u.Devices) > 0 || len(u.Tags) > 0
 	if l.Username == "" {
 		l.Username, l.Password = u.Username, string(u.Password)
 	}

@@ -194,7 +194,7 @@ func TestTailMistakes(t *testing.T) {
 		want string
 	}{
 		{nil, exitUsage, "Use: millrace tail mqtt://HOST:1883"},
-		{[]string{"mqtt://h", "-c", file}, exitUsage, "not both"},
+		{[]string{"127.0.0.1:2", "-c", file, "--uplink", "a"}, exitFailed, "no connection to mqtt://127.0.0.1:2"},
 		{[]string{"mqtt://h", "--uplink", "a"}, exitUsage, "--uplink needs -c FILE"},
 		{[]string{"-c", file}, exitUsage, "say which with --uplink: a, b"},
 		{[]string{"-c", file, "--uplink", "c"}, exitUsage, `has no uplink "c"; there are: a, b`},

@@ -55,7 +55,7 @@ type heard struct {
 
 func newTailer(t terminal, job *tailJob) (*tailer, error) {
 	f := &tailer{t: t, job: job, now: time.Now, ready: make(chan struct{}, 1)}
-	f.tail = tail.New(tail.Options{Filter: job.filter, Topics: job.listen.Topics, Unit: job.unit, NoRebirth: job.noRebirth})
+	f.tail = tail.New(tail.Options{Filter: job.filter, Topics: job.listen.Topics, Partial: job.partial, Unit: job.unit, NoRebirth: job.noRebirth})
 	if file, ok := t.out.(*os.File); ok {
 		info, err := file.Stat()
 		f.term = err == nil && info.Mode()&os.ModeCharDevice != 0 && !job.asJSON

@@ -78,7 +78,7 @@ func (t *Tail) Summary(now int64, seconds float64) Summary {
 	s := Summary{Kind: "summary", Received: now, Seconds: thousandths(seconds), Gateways: []GatewaySummary{}}
 	s.Total = summarize(&t.total, seconds)
 	for k, g := range t.gateways {
-		if t.filter.format != "" && t.filter.format != k.format || !t.filter.node(k.group, k.id) {
+		if t.o.Filter.Format != "" && t.o.Filter.Format != k.format || !t.o.Filter.node(k.group, k.id) {
 			continue
 		}
 		one := summarize(&g.counts, seconds)

@@ -1,8 +1,9 @@
 package tail
 
 import (
-	"regexp"
 	"strings"
+
+	"millrace/protocols"
 )
 
 // Filter says what is shown. Empty fields let everything through.
@@ -12,52 +13,33 @@ type Filter struct {
 	Format               string // FormatJSON or FormatSparkplug; empty: both
 }
 
-// filter is a Filter, ready for use.
-type filter struct {
-	group, format        string
-	gateway, device, tag *regexp.Regexp // nil: all
-}
-
-func (f Filter) compile() filter {
-	return filter{f.Group, f.Format, glob(f.Gateway), glob(f.Device), glob(f.Tag)}
-}
-
-// glob returns what matches the whole of a text; nil: everything does.
-func glob(pattern string) *regexp.Regexp {
-	if pattern == "" || pattern == "*" {
-		return nil
-	}
-	expr := regexp.QuoteMeta(strings.ToValidUTF8(pattern, "\ufffd"))
-	expr = strings.ReplaceAll(strings.ReplaceAll(expr, `\*`, `.*`), `\?`, `.`)
-	return regexp.MustCompile(`(?s)^(?:` + expr + `)$`)
-}
-
-func matches(r *regexp.Regexp, s string) bool { return r == nil || r.MatchString(s) }
+// glob is a glob of an option; empty: everything matches.
+func glob(pattern, text string) bool { return pattern == "" || protocols.MatchGlob(pattern, text) }
 
 // node says whether a gateway is wanted.
-func (f *filter) node(group, gateway string) bool {
-	return (f.group == "" || f.group == group) && matches(f.gateway, gateway)
+func (f *Filter) node(group, gateway string) bool {
+	return (f.Group == "" || f.Group == group) && glob(f.Gateway, gateway)
 }
 
 // event says whether e is shown, and takes the readings out that are not
 // wanted.
-func (f *filter) event(e *Event) bool {
+func (f *Filter) event(e *Event) bool {
 	switch {
-	case f.format != "" && e.Format != f.format:
+	case f.Format != "" && e.Format != f.Format:
 		return false
 	case e.Kind == KindHost:
-		return f.tag == nil
+		return f.Tag == ""
 	case e.Gateway == "":
-		return f.group == "" && f.gateway == nil && f.device == nil && f.tag == nil
-	case !f.node(e.Group, e.Gateway), e.Device != "" && !matches(f.device, e.Device):
+		return f.Group == "" && f.Gateway == "" && f.Device == "" && f.Tag == ""
+	case !f.node(e.Group, e.Gateway), e.Device != "" && !glob(f.Device, e.Device):
 		return false
-	case f.tag == nil:
+	case f.Tag == "":
 		return true
 	}
 	all := e.Readings
 	e.Readings = nil
 	for i := range all {
-		if f.tag.MatchString(all[i].Tag) {
+		if glob(f.Tag, all[i].Tag) {
 			e.Readings = append(e.Readings, all[i])
 		}
 	}

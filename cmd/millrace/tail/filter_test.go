@@ -89,6 +89,12 @@ func TestNotOurGap(t *testing.T) {
 	if s := tl.Summary(0, 1); s.Total.Missing != 0 {
 		t.Errorf("%d are missing that were not asked for", s.Total.Missing)
 	}
+	tl = New(Options{Topics: []string{"#"}, Partial: true})
+	take(tl, "1")
+	take(tl, "5")
+	if s := tl.Summary(0, 1); s.Total.Missing != 0 {
+		t.Errorf("%d are missing that do not pass the uplink's filter", s.Total.Missing)
+	}
 	tl = New(Options{Topics: []string{"millrace/#"}})
 	take(tl, "1")
 	tl.Tear()

@@ -66,7 +66,7 @@ func (t *Tail) json(e *Event, levels []string, m Message) *gateway {
 		e.Gap, e.Stream = d.gap(), d.stream()
 		if g != nil && e.Fault == "" && !e.Retained {
 			s := g.stream(e.Stream)
-			if !covered(t.o.Topics, levels[:at+1]) {
+			if t.o.Partial || !covered(t.o.Topics, levels[:at+1]) {
 				s.tear()
 			}
 			s.announce(span{e.Gap.From, e.Gap.To})
@@ -84,7 +84,7 @@ func (t *Tail) json(e *Event, levels []string, m Message) *gateway {
 // follow counts the number of a batch.
 func (t *Tail) follow(g *gateway, e *Event, levels []string) {
 	s := g.stream(e.Stream)
-	if !covered(t.o.Topics, levels) {
+	if t.o.Partial || !covered(t.o.Topics, levels) {
 		s.tear() // what we did not ask for is not missing
 	}
 	a := s.take(*e.Seq)

@@ -480,7 +480,7 @@ func (t *Tail) miss(g *gateway, e *Event, text string) {
 
 // want notes that a node is to be asked for its births.
 func (t *Tail) want(g *gateway) {
-	if t.o.NoRebirth || g.node.partial || g.node.wanted || g.id == "" || !t.filter.node(g.group, g.id) || t.filter.format == FormatJSON {
+	if t.o.NoRebirth || g.node.partial || g.node.wanted || g.id == "" || !t.o.Filter.node(g.group, g.id) || t.o.Filter.Format == FormatJSON {
 		return
 	}
 	g.node.wanted = true

@@ -31,7 +31,7 @@ func (p *Printer) Summary(s *Summary) string {
 			notices += " (" + grouped(g.GivenUp) + " batches)"
 		}
 		rows = append(rows, []string{
-			p.short(g.Group+"/"+g.Gateway), g.Format, rate(g.MessagesPerSecond), rate(g.ReadingsPerSecond),
+			p.short(g.Group + "/" + g.Gateway), g.Format, rate(g.MessagesPerSecond), rate(g.ReadingsPerSecond),
 			grouped(g.NotGood), grouped(g.Historical), grouped(g.Repeats), grouped(g.Missing), notices, grouped(g.Damaged),
 		})
 	}

@@ -50,6 +50,9 @@ type Options struct {
 	// Topics are the filters that were subscribed to: gaps are counted where
 	// they let everything of a gateway through.
 	Topics []string
+	// Partial: the gateways are known to send only a part of their batches here,
+	// so that numbers which do not come are not missing.
+	Partial bool
 	// Unit returns the unit of a tag where it is known from elsewhere; nil:
 	// of none.
 	Unit func(gateway, device, tag string) string
@@ -60,7 +63,6 @@ type Options struct {
 // Tail follows what arrives at one broker. It is used by one goroutine.
 type Tail struct {
 	o        Options
-	filter   filter
 	gateways map[gatewayKey]*gateway
 	others   counts // of gateways beyond maxGateways, and of no gateway
 	total    counts
@@ -86,7 +88,7 @@ type stream struct {
 
 // New makes a Tail.
 func New(o Options) *Tail {
-	return &Tail{o: o, filter: o.Filter.compile(), gateways: map[gatewayKey]*gateway{}}
+	return &Tail{o: o, gateways: map[gatewayKey]*gateway{}}
 }
 
 // Take reads a message. It returns what is to be shown of it; nil: the filter
@@ -109,7 +111,7 @@ func (t *Tail) Take(m Message) *Event {
 	}
 	c.add(e)
 	t.total.add(e)
-	if !t.filter.event(e) {
+	if !t.o.Filter.event(e) {
 		return nil
 	}
 	return e
