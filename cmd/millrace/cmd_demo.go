@@ -109,14 +109,15 @@ func demoText(page, broker, press, compressor, moulder string) string {
 	return fmt.Sprintf(`Millrace %s: a press and a compressor (Modbus TCP), an injection moulder (OPC UA), a broker and the agent are running.
 
   Open the page:        http://%s/
-  See what arrives:     mosquitto_sub -h %s -p %s -t 'millrace/#' -v
+  See what arrives:     millrace tail mqtt://%s
+                        or, as it is: mosquitto_sub -h %s -p %s -t 'millrace/#' -v
   Read a PLC yourself:  press-1       tcp://%s unit 1
                         compressor-1  tcp://%s unit 1
                         moulder-1     opc.tcp://%s, without security
   Stop:                 Ctrl-C
 
 What the broker got first:
-`, version, page, host, port, press, compressor, moulder)
+`, version, page, broker, host, port, press, compressor, moulder)
 }
 
 // freeAddr returns addr, or a free port of the same host if it is taken.

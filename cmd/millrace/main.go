@@ -48,6 +48,7 @@ func verbs() []verb {
 		{"check", "looks for mistakes in a configuration, and shows what will be read", cmdCheck},
 		{"demo", "shows it all at work: simulated PLCs, a broker, the agent, its page", cmdDemo},
 		{"scan", "browses an OPC UA server and writes a tag map", cmdScan},
+		{"tail", "shows what arrives at a broker, decoded", cmdTail},
 		{"buffer", "looks into a buffer: what waits in it, is it whole, its batches as a file", cmdBuffer},
 		{"trust", "shows the certificate of an OPC UA server, and trusts it if you say so", cmdTrust},
 		{"version", "says which version this is", cmdVersion},
@@ -56,7 +57,7 @@ func verbs() []verb {
 
 // laterVerbs are in the contract and not yet in the program.
 func laterVerbs() []string {
-	return []string{"simulate", "read", "import", "tail", "report"}
+	return []string{"simulate", "read", "import", "report"}
 }
 
 func main() {

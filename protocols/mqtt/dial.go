@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/url"
 	"strings"
+	"time"
 
 	paho "github.com/eclipse/paho.mqtt.golang"
 )
@@ -54,35 +55,45 @@ func isWebSocket(u *url.URL) bool { return strings.HasPrefix(u.Scheme, "ws") }
 // dial opens the network connection of s, TLS included.
 func (u *Uplink) dial(ctx context.Context, secure *tls.Config, s *session) (*bufferedConn, error) {
 	o := connOptions{
-		hangUp: func() {}, ended: s.broken, ponged: s.pong, writeTimeout: u.o.AckTimeout, wrote: &u.wrote,
+		ended: s.broken, ponged: s.pong, writeTimeout: u.o.AckTimeout, wrote: &u.wrote,
 		// paho sends a ping up to a quarter late.
 		silence: u.o.KeepAlive + u.o.KeepAlive/4 + u.o.PingTimeout,
 	}
-	ctx, cancel := context.WithTimeout(ctx, u.o.ConnectTimeout)
-	defer cancel()
-	if isWebSocket(s.broker) {
-		// paho's WebSocket takes no context: it ends with its time-out.
-		conn, err := paho.NewWebsocket(s.broker.String(), secure, u.o.ConnectTimeout, nil, nil)
-		if err != nil {
-			return nil, err
-		}
-		return newBufferedConn(conn, o), nil
-	}
-	var dialer net.Dialer
-	socket, err := dialer.DialContext(ctx, "tcp", s.broker.Host)
+	conn, hangUp, err := dialNetwork(ctx, s.broker, secure, u.o.ConnectTimeout)
 	if err != nil {
 		return nil, err
 	}
-	// Closing TLS says goodbye first, which takes up to 5 s on a stalled
-	// line: hanging up goes below it.
-	o.hangUp = func() { socket.Close() }
-	if secure == nil {
-		return newBufferedConn(socket, o), nil
-	}
-	conn := tls.Client(socket, secure)
-	if err := conn.HandshakeContext(ctx); err != nil {
-		socket.Close()
-		return nil, err
-	}
+	o.hangUp = hangUp
 	return newBufferedConn(conn, o), nil
+}
+
+// dialNetwork opens the network connection, TLS included. hangUp ends it at
+// once: closing TLS says goodbye first, which takes up to 5 s on a stalled
+// line.
+func dialNetwork(ctx context.Context, broker *url.URL, secure *tls.Config, timeout time.Duration) (conn net.Conn, hangUp func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	if isWebSocket(broker) {
+		// paho's WebSocket takes no context: it ends with its time-out.
+		conn, err := paho.NewWebsocket(broker.String(), secure, timeout, nil, nil)
+		if err != nil {
+			return nil, nil, err
+		}
+		return conn, func() { conn.Close() }, nil
+	}
+	var dialer net.Dialer
+	socket, err := dialer.DialContext(ctx, "tcp", broker.Host)
+	if err != nil {
+		return nil, nil, err
+	}
+	hangUp = func() { socket.Close() }
+	if secure == nil {
+		return socket, hangUp, nil
+	}
+	client := tls.Client(socket, secure)
+	if err := client.HandshakeContext(ctx); err != nil {
+		socket.Close()
+		return nil, nil, err
+	}
+	return client, hangUp, nil
 }

@@ -139,14 +139,20 @@ func (u *Uplink) explainTLS(broker *url.URL, err error) string {
 
 // lostWords explains why a session ended.
 func (u *Uplink) lostWords(broker *url.URL, err error) string {
+	if errors.Is(err, errReturn) {
+		return fmt.Sprintf("uplink %s: leaving %s, because the first broker answers again", u.o.Name, broker)
+	}
+	return fmt.Sprintf("uplink %s: connection to %s lost: %s", u.o.Name, broker, u.lostWhy(err))
+}
+
+// lostWhy is why, without the names.
+func (u *Uplink) lostWhy(err error) string {
 	what := bare(err)
 	switch {
 	case errors.Is(err, errNoAck):
 		what = fmt.Sprintf("the broker acknowledged nothing for %v; the network or the broker hangs", u.o.AckTimeout)
 	case errors.Is(err, io.EOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
 		what = "the broker closed it"
-	case errors.Is(err, errReturn):
-		return fmt.Sprintf("uplink %s: leaving %s, because the first broker answers again", u.o.Name, broker)
 	case errors.Is(err, errHostOffline):
 		what = fmt.Sprintf("the primary host %s is offline; the data waits in the buffer", u.o.Sparkplug.PrimaryHost)
 	case errors.Is(err, errSilent):
@@ -154,7 +160,7 @@ func (u *Uplink) lostWords(broker *url.URL, err error) string {
 	case isTimeout(err):
 		what = "sending took too long; the network or the broker hangs"
 	}
-	return fmt.Sprintf("uplink %s: connection to %s lost: %s", u.o.Name, broker, what)
+	return what
 }
 
 // bare returns the text of err without what paho puts before it.
