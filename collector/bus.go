@@ -680,19 +680,20 @@ func (b *bus) report(rep protocols.Report) {
 // deliver hands a report to its device. One that has gone gets none.
 func (b *bus) deliver(rep protocols.Report) {
 	for _, s := range b.subs {
-		if s.dev.cfg == rep.Device {
-			if !rep.History {
-				b.proven, b.backoff = true, 0
-			}
-			if rep.Monitoring != nil {
-				b.setBands(s.dev)
-			}
-			if rep.Learnt {
-				b.tellAdvice(s.dev)
-				return
-			}
-			s.dev.reported(rep)
+		if s.dev.cfg != rep.Device {
+			continue
+		}
+		if !rep.History {
+			b.proven, b.backoff = true, 0
+		}
+		if rep.Monitoring != nil {
+			b.setBands(s.dev)
+		}
+		if rep.Learnt {
+			b.tellAdvice(s.dev)
 			return
 		}
+		s.dev.reported(rep)
+		return
 	}
 }

@@ -609,20 +609,7 @@ func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult, 
 	delete(r.tries, at)
 	n.point = res.ContinuationPoint
 	list := historyData(res)
-	came := make([]protocols.Reading, 0, len(list))
-	page := uint64(len(list))
-	for _, dv := range list {
-		if dv == nil || isNothing(dv.Status) {
-			continue
-		}
-		rd := protocols.Reading{Tag: n.tag}
-		r.bus.fillHistory(&rd, dv, r.addrs[at])
-		if rd.Source != 0 {
-			came = append(came, rd)
-			at := protocols.Int(rd.Source)
-			page = printValue(page^printOf(&rd), &at)
-		}
-	}
+	came, page := r.page(w, n, list)
 	if n.page == page && len(came) > 0 {
 		// The server begins from the start again: the window ends where it was.
 		w.leave(n)
@@ -659,6 +646,25 @@ func (r *historyReader) take(w *window, n *nodePart, res *ua.HistoryReadResult, 
 		w.leave(n)
 	}
 	return len(list), false
+}
+
+// page returns the values of list that have a time, and a print of them all.
+func (r *historyReader) page(w *window, n *nodePart, list []*ua.DataValue) (came []protocols.Reading, sum uint64) {
+	came = make([]protocols.Reading, 0, len(list))
+	sum = uint64(len(list))
+	for _, dv := range list {
+		if dv == nil || isNothing(dv.Status) {
+			continue
+		}
+		rd := protocols.Reading{Tag: n.tag}
+		r.bus.fillHistory(&rd, dv, r.addrs[tagOf{w.past, n.tag}])
+		if rd.Source != 0 {
+			came = append(came, rd)
+			at := protocols.Int(rd.Source)
+			sum = printValue(sum^printOf(&rd), &at)
+		}
+	}
+	return came, sum
 }
 
 // historyData returns the values of a result.

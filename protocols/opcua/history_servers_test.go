@@ -265,7 +265,8 @@ func TestHistoryOfOddServers(t *testing.T) {
 				if !x.history {
 					continue
 				}
-				if came[x.tag]++; x.value != came[x.tag] {
+				came[x.tag]++
+				if x.value != came[x.tag] {
 					t.Fatalf("tag %d: %d where %d follows", x.tag, x.value, came[x.tag])
 				}
 			}
