@@ -214,7 +214,7 @@ func TestTailMistakes(t *testing.T) {
 			r := startTail(t, tc.args...)
 			code := <-r.ended
 			text := r.out.String() + r.err.String()
-			if code != tc.code || !strings.Contains(text, tc.want) || strings.Contains(text, "secret") && strings.Contains(text, "wrong-one") {
+			if code != tc.code || r.out.String() != "" || !strings.Contains(text, tc.want) || strings.Contains(text, "secret") || strings.Contains(text, "wrong-one") {
 				t.Errorf("exit %d, want %d and %q: %s", code, tc.code, tc.want, text)
 			}
 		})

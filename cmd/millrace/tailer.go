@@ -6,6 +6,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/cmd/millrace/tail"
@@ -38,6 +39,7 @@ type tailer struct {
 	told     time.Time // when the last summary was shown
 	shown    uint64
 	out      []byte
+	up       atomic.Bool // there was a connection
 
 	mu     sync.Mutex
 	queue  []heard
@@ -136,6 +138,7 @@ func (f *tailer) listen(ctx context.Context) error {
 		err := f.listener.Listen(ctx, func() {
 			f.say("connected to %s; listening to %s", f.listener.Broker(), strings.Join(f.job.listen.Topics, ", "))
 			wait, told, once = reconnectFirst, "", true
+			f.up.Store(true)
 		})
 		if err == nil || !once {
 			return err
@@ -178,7 +181,9 @@ func (f *tailer) show(ctx context.Context) {
 		case <-tick.C:
 		case <-ctx.Done():
 			f.showQueue(ctx)
-			f.summary()
+			if f.up.Load() {
+				f.summary()
+			}
 			return
 		}
 		if !f.showQueue(ctx) {
