@@ -33,11 +33,7 @@ func startPostgres(t *testing.T) *database {
 		t.Fatal("PostgreSQL is not installed; run `make deps`")
 	}
 	bin := found[len(found)-1]
-	dir, err := os.MkdirTemp("", "pg") // a socket's path must be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	dir := t.TempDir()
 	d := &database{t: t, dir: dir}
 	var as *syscall.SysProcAttr
 	if os.Geteuid() == 0 {
