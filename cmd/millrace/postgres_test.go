@@ -33,7 +33,11 @@ func startPostgres(t *testing.T) *database {
 		t.Fatal("PostgreSQL is not installed; run `make deps`")
 	}
 	bin := found[len(found)-1]
-	dir := t.TempDir()
+	dir, err := os.MkdirTemp("", "pg") //nolint:usetesting // t.TempDir is closed to other users, and PostgreSQL runs as one
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	d := &database{t: t, dir: dir}
 	var as *syscall.SysProcAttr
 	if os.Geteuid() == 0 {
