@@ -11,6 +11,7 @@ import (
 	"millrace/protocols"
 	"millrace/protocols/mqtt"
 	"millrace/protocols/mqtt/mqtttest"
+	"millrace/protocols/sparkplug"
 )
 
 // cpuTime is what this process has used.
@@ -33,14 +34,28 @@ func scan() (*protocols.Schema, mqtt.Record) {
 	return s, mqtt.Record{Stream: "01KA0000000000000000000000", Seq: 1, Time: time.Now().UnixMilli(), Schema: s.ID(), Readings: 500, Data: protocols.EncodeBatch(nil, b)}
 }
 
-// BenchmarkUplink sends scans of 500 registers to Mosquitto; its yardstick is
-// BenchmarkBarePublisher.
+// BenchmarkUplink sends scans of 500 registers to Mosquitto, in both formats;
+// its yardstick is BenchmarkBarePublisher.
 func BenchmarkUplink(b *testing.B) {
+	for _, format := range []string{mqtt.FormatJSON, mqtt.FormatSparkplug} {
+		b.Run(format, func(b *testing.B) { benchmarkUplink(b, format) })
+	}
+}
+
+func benchmarkUplink(b *testing.B, format string) {
+	b.Helper()
 	broker := mqtttest.StartMosquitto(b, mqtttest.MosquittoOptions{})
 	s := make(schemas)
 	schema, r := scan()
 	s.add(schema)
-	u, err := mqtt.New(options("gw-1", broker.URL("mqtt"), s))
+	p := newPlant("press-1")
+	p.devices[0].Metrics = nil
+	for _, t := range schema.Tags {
+		p.devices[0].Metrics = append(p.devices[0].Metrics, sparkplug.Definition{Name: t.Name, Type: sparkplug.UInt16})
+	}
+	o := options("gw-1", broker.URL("mqtt"), s)
+	o.Format, o.Sparkplug = format, p.options()
+	u, err := mqtt.New(o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -57,6 +72,7 @@ func BenchmarkUplink(b *testing.B) {
 	b.ReportAllocs()
 	b.ResetTimer()
 	for i := range b.N {
+		r.Time = time.Now().UnixMilli()
 		if err := u.Send(b.Context(), uint64(i+1), r); err != nil {
 			b.Fatal(err)
 		}

@@ -271,10 +271,14 @@ func (e *edge) death(s *session, id string) error {
 	return e.emit(s, m)
 }
 
-// leave returns the session's last message. Nothing follows it.
+// leave returns the session's last message, once: nothing follows it. nil: it
+// was returned before.
 func (e *edge) leave() *message {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if e.left {
+		return nil
+	}
 	e.left = true
 	m := e.node.Death(e.now())
 	return &message{kind: kindStatus, topic: m.Topic, body: m.Body}

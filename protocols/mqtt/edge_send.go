@@ -2,6 +2,7 @@ package mqtt
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -26,12 +27,7 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 		return e.submitCounted(s, m)
 	}
 	if err != nil {
-		e.u.noteDamaged(r, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err))
-		e.gap(m, Gap{
-			Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
-			Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,
-		})
-		return e.submitCounted(s, m)
+		return e.damaged(s, m, r, err)
 	}
 	historical, send := e.place(&r, schema.Device)
 	if !send {
@@ -58,7 +54,20 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 			return err
 		}
 	}
-	return fmt.Errorf("uplink %s: the values of %s do not fit their births", e.u.o.Name, schema.Device) // a fault of ours
+	return e.damaged(s, m, r, errUnborn)
+}
+
+// errUnborn is a fault of ours.
+var errUnborn = errors.New("its values do not fit their births")
+
+// damaged announces a batch that cannot be sent as a gap.
+func (e *edge) damaged(s *session, m *message, r Record, why error) error {
+	e.u.noteDamaged(r, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, why))
+	e.gap(m, Gap{
+		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
+		Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,
+	})
+	return e.submitCounted(s, m)
 }
 
 // passes leaves of the batch what the filter lets through. It is false if that

@@ -121,8 +121,9 @@ func (e *edge) events(s *session) {
 		asked, err := e.look(s)
 		if err != nil {
 			if errors.Is(err, errHostOffline) {
-				e.goodbye(s)
+				s.farewell() // the death at once
 			}
+			s.fail(err)
 			return
 		}
 		pause := time.Duration(0)
@@ -363,11 +364,4 @@ func (e *edge) note(topic, what string) {
 	if n <= 10 || n&(n-1) == 0 {
 		e.u.o.Log.Warn("a message of a host is not obeyed", "uplink", e.u.o.Name, "topic", topic, "reason", what, "so_far", n)
 	}
-}
-
-// goodbye ends the session because the primary host is offline: the death at
-// once, then the end of the connection.
-func (e *edge) goodbye(s *session) {
-	s.farewell()
-	s.fail(errHostOffline)
 }

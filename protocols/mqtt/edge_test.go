@@ -349,6 +349,27 @@ func TestEdgeGap(t *testing.T) {
 	})
 }
 
+// A batch that cannot be decoded is announced, and the line goes on.
+func TestEdgeDamaged(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), nil)
+	l.online("press-1")
+	l.f.record = func(seq uint64) mqtt.Record {
+		r := record(l.schema, "S1", seq)
+		if seq == 3 {
+			r.Data = []byte{9, 9}
+		}
+		return r
+	}
+	l.f.run(t.Context(), t, 5)
+	mqtttest.WaitFor(t, "the gap notice", func() (ok bool) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) { ok = strings.Contains(n.Metrics["Gap"].Value.AsString(), `"reason":"damaged"`) })
+		return ok
+	})
+	mqtttest.WaitFor(t, "the others", func() bool { return len(l.counts("press-1")) == 4 })
+}
+
 // Whatever hosts send, the session goes on.
 func TestEdgeCommands(t *testing.T) {
 	t.Parallel()

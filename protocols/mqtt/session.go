@@ -255,8 +255,9 @@ func (s *session) run() {
 func (s *session) giveUp() {
 	s.fail(errStopped)
 	if s.u.edge != nil && s.client.IsConnected() {
-		m := s.u.edge.leave()
-		s.client.Publish(m.topic, m.qos(), false, m.body).WaitTimeout(farewellTime)
+		if m := s.u.edge.leave(); m != nil {
+			s.client.Publish(m.topic, m.qos(), false, m.body).WaitTimeout(farewellTime)
+		}
 	}
 	s.client.Disconnect(quiesce)
 	s.conn.Abort()
@@ -510,7 +511,9 @@ func (s *session) farewell() {
 	defer timer.Stop()
 	var m *message
 	if s.u.edge != nil {
-		m = s.u.edge.leave()
+		if m = s.u.edge.leave(); m == nil {
+			return
+		}
 	} else {
 		status := s.u.format.status(statusStopped)
 		m = &message{kind: kindStatus, topic: status.topic, body: status.body}
