@@ -169,7 +169,20 @@ func planText(cfg *configs.Config, plans []readPlan, buses []busReport) string {
 
 // uplinkText is an uplink in words: what a rate is taken for, say.
 func uplinkText(u *configs.Uplink) string {
-	text := fmt.Sprintf("uplink %s  %s, %s; after an outage ", u.Name, u.Broker, u.Format)
+	text := fmt.Sprintf("uplink %s  %s, %s", u.Name, u.Broker, u.Format)
+	for _, f := range u.Fallback {
+		text += ", else " + f
+	}
+	if u.PrimaryHost != "" {
+		text += ", while the host " + u.PrimaryHost + " is online"
+	}
+	if len(u.Devices) > 0 {
+		text += "; devices " + strings.Join(u.Devices, ", ")
+	}
+	if len(u.Tags) > 0 {
+		text += "; tags " + strings.Join(u.Tags, ", ")
+	}
+	text += "; after an outage "
 	rate := rateWords(u.CatchUpRate)
 	switch {
 	case u.CatchUp == configs.LiveFirst && rate == "":
@@ -230,11 +243,15 @@ type checkResult struct {
 }
 
 type checkUplink struct {
-	Name        string `json:"name"`
-	Broker      string `json:"broker"`
-	Format      string `json:"format"`
-	CatchUp     string `json:"catch_up"`
-	CatchUpRate string `json:"catch_up_rate,omitempty"`
+	Name        string   `json:"name"`
+	Broker      string   `json:"broker"`
+	Fallback    []string `json:"fallback,omitempty"`
+	Format      string   `json:"format"`
+	PrimaryHost string   `json:"primary_host,omitempty"`
+	Devices     []string `json:"devices,omitempty"`
+	Tags        []string `json:"tags,omitempty"`
+	CatchUp     string   `json:"catch_up"`
+	CatchUpRate string   `json:"catch_up_rate,omitempty"`
 }
 
 type checkProblem struct {
@@ -253,7 +270,7 @@ func checkJSON(t terminal, file string) int {
 		res.Plan, res.Buses = readPlans(cfg)
 		for i := range cfg.Uplinks {
 			u := &cfg.Uplinks[i]
-			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Format, u.CatchUp, u.CatchUpRate.String()})
+			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Fallback, u.Format, u.PrimaryHost, u.Devices, u.Tags, u.CatchUp, u.CatchUpRate.String()})
 		}
 	} else {
 		code = exitUsage
