@@ -105,6 +105,12 @@ DROPS ?= 5000
 soak: ## break an OPC UA connection DROPS=5000 times at random moments (some minutes)
 	@MILLRACE_DROPS=$(DROPS) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestSoak ./protocols/opcua
 
+RESTARTS ?= 100
+
+.PHONY: restarts
+restarts: deps ## restart the broker of a running agent RESTARTS=100 times at random moments (some minutes)
+	@MILLRACE_RESTARTS=$(RESTARTS) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestBrokerRestartsOften ./cmd/millrace
+
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions
 	@go build -o bin/millrace-bench ./cmd/millrace-bench

@@ -151,11 +151,12 @@ func catchUp(how string) buffer.CatchUp {
 }
 
 // Between attempts to reach a broker, spread by half. The first is short: a
-// broker that was restarted is back soon. The longest is what a technician
-// waits for after plugging the cable in, and costs a dead mobile line little.
+// broker that was restarted is back soon. With the longest, data flows again
+// within 2 s of its return, and it costs a dead mobile line little. A broker
+// that answers and refuses is tried ever more rarely, up to a minute apart.
 const (
 	reconnectFirst   = 500 * time.Millisecond
-	reconnectLongest = 5 * time.Second
+	reconnectLongest = 1900 * time.Millisecond
 )
 
 // retellAfter is how often the log says again that an uplink comes and goes.
