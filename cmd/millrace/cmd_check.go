@@ -169,10 +169,7 @@ func planText(cfg *configs.Config, plans []readPlan, buses []busReport) string {
 
 // uplinkText is an uplink in words: what a rate is taken for, say.
 func uplinkText(u *configs.Uplink) string {
-	text := fmt.Sprintf("uplink %s  %s, %s", u.Name, u.Broker, u.Format)
-	for _, f := range u.Fallback {
-		text += ", else " + f
-	}
+	text := fmt.Sprintf("uplink %s  %s, %s", u.Name, strings.Join(append([]string{u.Broker}, u.Fallback...), ", else "), u.Format)
 	if u.PrimaryHost != "" {
 		text += ", while the host " + u.PrimaryHost + " is online"
 	}

@@ -364,7 +364,9 @@ func TestEdgeDamaged(t *testing.T) {
 	}
 	l.f.run(t.Context(), t, 5)
 	mqtttest.WaitFor(t, "the gap notice", func() (ok bool) {
-		l.host.See("gw-1", func(n *mqtttest.HostNode) { ok = strings.Contains(n.Metrics["Gap"].Value.AsString(), `"reason":"damaged"`) })
+		l.host.See("gw-1", func(n *mqtttest.HostNode) {
+			ok = strings.Contains(n.Metrics["Gap"].Value.AsString(), `"reason":"damaged"`)
+		})
 		return ok
 	})
 	mqtttest.WaitFor(t, "the others", func() bool { return len(l.counts("press-1")) == 4 })
