@@ -1,6 +1,8 @@
 // Package mqtt forwards batches of readings to an MQTT broker: one session
-// at a time, with QoS 1, an in-flight window, a last will, and the JSON
-// messages of docs/contract.md.
+// at a time, with an in-flight window, a last will, and the messages of one of
+// two formats: JSON (docs/platform.md) at QoS 1, and Sparkplug B
+// (docs/sparkplug.md) as an edge node, at QoS 0, where pings confirm what has
+// arrived (barrier). Of several brokers the first that takes us on is used.
 //
 // An [Uplink] keeps nothing that must not be lost. What it was given and has
 // not reported as acknowledged when a session ends is to be given to it
