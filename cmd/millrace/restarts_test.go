@@ -2,7 +2,6 @@ package main
 
 import (
 	"math/rand/v2"
-	"strings"
 	"testing"
 	"time"
 
@@ -11,17 +10,16 @@ import (
 
 // TestBrokerRestartsOften stops the broker at random moments under load, for
 // random times, MILLRACE_RESTARTS times (make restarts: 100), and starts it
-// again. Both formats are delivered: of JSON nothing is missing and nothing out
-// of order, and a strict Sparkplug host finds no fault. How long it took until
-// new data came is in the log.
+// again. Nothing is missing, and nothing out of order. How long it took until
+// new data came is in the log. (Of Sparkplug, a broker that restarts loses what
+// it passes on at QoS 0 while the host is away: TestSparkplug cuts the node's
+// line instead.)
 func TestBrokerRestartsOften(t *testing.T) {
 	t.Parallel()
 	restarts := int(numberFrom(t, "MILLRACE_RESTARTS", 4))
 	plc, broker := newCounterPLC(t), mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
 	r := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt"), Topic: "millrace/#"})
-	h := mqtttest.NewHost(t, broker.URL("mqtt"), "scada")
-	text := configFor("1s", map[string]string{"platform": broker.URL("mqtt")}, plc)
-	a := newAgent(t, strings.Replace(text, "devices:\n", "  - {name: scada, broker: \""+broker.URL("mqtt")+"\", client_id: gw-1-scada, format: sparkplug}\ndevices:\n", 1))
+	a := newAgent(t, configFor("1s", map[string]string{"platform": broker.URL("mqtt")}, plc))
 	r.WaitBatches(t, "plc-1", 20)
 	var worst time.Duration
 	for range restarts {
@@ -33,13 +31,9 @@ func TestBrokerRestartsOften(t *testing.T) {
 		back := time.Now()
 		r.WaitBatches(t, "plc-1", before+1)
 		worst = max(worst, time.Since(back))
-		h.WaitOnline(t, "gw-1", "plc-1")
 	}
 	t.Logf("%d restarts: new data at most %v after the broker's return", restarts, worst.Round(time.Millisecond))
 	a.stop()
 	mqtttest.WaitFor(t, "the farewell", func() bool { return !r.Online("gw-1") })
 	verify(t, r, "plc-1")
-	for _, f := range h.Faults() {
-		t.Error(f)
-	}
 }
