@@ -30,6 +30,19 @@ type refusal interface {
 	Refusal() bool
 }
 
+// refuser is a Publisher that says whether the far side ends the sessions
+// because it does not take what it is sent, time after time.
+type refuser interface{ Refused() bool }
+
+// refused says that the far side answers, and says no.
+func refused(p Publisher, err error) bool {
+	if r := refusal(nil); errors.As(err, &r) && r.Refusal() {
+		return true
+	}
+	r, ok := p.(refuser)
+	return ok && r.Refused()
+}
+
 // ForwardOptions of one Forward. The zero value works.
 type ForwardOptions struct {
 	// CatchUp is the order of what waited, Rate its bound.
@@ -126,7 +139,7 @@ func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o Forwar
 			backoff = 0 // it worked for a while
 		}
 		most := o.MaxBackoff
-		if r := refusal(nil); errors.As(err, &r) && r.Refusal() {
+		if refused(p, err) {
 			most = max(most, refusedBackoff)
 		}
 		backoff = min(max(2*backoff, o.MinBackoff), most)

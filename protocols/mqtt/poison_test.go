@@ -1,10 +1,15 @@
 package mqtt_test
 
 import (
+	"io"
+	"math/rand/v2"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"millrace/protocols"
 	"millrace/protocols/mqtt"
@@ -118,5 +123,187 @@ func TestNothingSetAside(t *testing.T) {
 	l.whole(t, last)
 	if n := l.u.Stats().SetAside; n > 0 {
 		t.Errorf("%d set aside", n)
+	}
+}
+
+// A line with a long way is cut whenever a batch is on it, time after time:
+// the acknowledgement of what comes first is there by then, and the batch's is
+// not.
+func TestNothingSetAsideOnALongLine(t *testing.T) {
+	t.Parallel()
+	const late = 30 * time.Millisecond
+	var mended atomic.Bool
+	fake := mqtttest.NewFake(t, func(conn io.ReadWriter) {
+		start := time.Now()
+		take := picky(func(*packets.PublishPacket) bool {
+			if mended.Load() {
+				return false
+			}
+			time.Sleep(late)
+			return time.Since(start) >= 2*late
+		})
+		go func() {
+			time.Sleep(late + rand.N(late))
+			if c, ok := conn.(io.Closer); ok && !mended.Load() {
+				c.Close()
+			}
+		}()
+		take(conn)
+	})
+	s := make(schemas)
+	schema := press("press-1")
+	s.add(schema)
+	u := newUplink(t, options("gw-1", "mqtt://"+fake.Addr, s))
+	f := &forwarder{u: u, record: func(seq uint64) mqtt.Record { return record(schema, "S1", seq) }}
+	var running sync.WaitGroup
+	running.Go(func() { f.run(t.Context(), t, 50) })
+	mqtttest.WaitFor(t, "sessions", func() bool { return u.Stats().Sessions > 60 })
+	mended.Store(true)
+	running.Wait()
+	if st := u.Stats(); st.SetAside > 0 || st.Gaps > 0 {
+		t.Errorf("%+v", st)
+	}
+}
+
+// What the broker does not take waits in the backlog while new batches arrive
+// beside it (catch_up: live_first).
+func TestRefusedBatchBesideLiveOnes(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{Config: []string{"max_packet_size 2000"}})
+	r := mqtttest.NewReceiver(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt")})
+	s := make(schemas)
+	schema := press("press-1")
+	s.add(schema)
+	u := newUplink(t, options("gw-1", broker.URL("mqtt"), s))
+	const culprit = 1
+	token, live := uint64(0), uint64(100)
+	for u.Stats().SetAside == 0 && t.Context().Err() == nil {
+		acked := make(chan uint64, 4)
+		lost, err := u.Connect(t.Context(), func(token uint64) { acked <- token })
+		if err != nil {
+			t.Fatal(err)
+		}
+		live++
+		token++
+		if u.Send(t.Context(), token, record(schema, "S1", live)) == nil {
+			select {
+			case <-acked:
+			case <-lost:
+			}
+		}
+		token++
+		if u.Send(t.Context(), token, bigRecord(schema, culprit)) == nil {
+			select {
+			case <-acked:
+			case <-lost:
+			}
+		}
+		u.Disconnect()
+		if live > 150 {
+			t.Fatalf("nothing set aside in %d sessions: %s", u.Stats().Sessions, u.Stats().LastError)
+		}
+	}
+	mqtttest.WaitFor(t, "the notice", func() bool { return len(r.Gaps()) == 1 })
+	if g := r.Gaps()[0].Gap; g.From != culprit || g.To != culprit {
+		t.Errorf("notice of %+v", g)
+	}
+}
+
+// picky is a broker that takes everything but what refuses says no to: there
+// it closes the connection.
+func picky(refuses func(p *packets.PublishPacket) bool) func(io.ReadWriter) {
+	return func(conn io.ReadWriter) {
+		for {
+			p, err := packets.ReadPacket(conn)
+			if err != nil {
+				return
+			}
+			switch p := p.(type) {
+			case *packets.ConnectPacket:
+				_ = packets.NewControlPacket(packets.Connack).Write(conn)
+			case *packets.PingreqPacket:
+				_ = packets.NewControlPacket(packets.Pingresp).Write(conn)
+			case *packets.PublishPacket:
+				if refuses(p) {
+					return
+				}
+				ack := packets.NewControlPacket(packets.Puback).(*packets.PubackPacket)
+				ack.MessageID = p.MessageID
+				_ = ack.Write(conn)
+			}
+		}
+	}
+}
+
+// A broker that takes no batch at all (its rights were set wrong, say) must not
+// have the whole buffer thrown away.
+func TestBrokerThatTakesNoBatch(t *testing.T) {
+	t.Parallel()
+	var closed atomic.Bool
+	closed.Store(true)
+	fake := mqtttest.NewFake(t, picky(func(p *packets.PublishPacket) bool {
+		return closed.Load() && strings.HasSuffix(p.TopicName, "/data")
+	}))
+	s := make(schemas)
+	schema := press("press-1")
+	s.add(schema)
+	u := newUplink(t, options("gw-1", "mqtt://"+fake.Addr, s))
+	f := &forwarder{u: u, record: func(seq uint64) mqtt.Record { return record(schema, "S1", seq) }}
+	var running sync.WaitGroup
+	running.Go(func() { f.run(t.Context(), t, 50) })
+	mqtttest.WaitFor(t, "sessions", func() bool { return u.Stats().Sessions > 20 })
+	st := u.Stats()
+	closed.Store(false)
+	running.Wait()
+	if st.SetAside > 2 {
+		t.Errorf("%d set aside in %d sessions", st.SetAside, st.Sessions)
+	}
+	if n := u.Stats().SetAside; n > 3 {
+		t.Errorf("%d set aside at last", n)
+	}
+	t.Logf("%d set aside in %d sessions; %s", st.SetAside, st.Sessions, st.LastError)
+}
+
+// A message that is no batch cannot be left out: what is wrong is said, and
+// that there is no hurry.
+func TestRefusedStatus(t *testing.T) {
+	t.Parallel()
+	for _, topic := range []string{"millrace/plant/gw-1/status", "millrace/plant/gw-1/press-1/state", "millrace/plant/gw-1/gap"} {
+		t.Run(topic, func(t *testing.T) {
+			t.Parallel()
+			var mended atomic.Bool
+			fake := mqtttest.NewFake(t, picky(func(p *packets.PublishPacket) bool { return p.TopicName == topic && !mended.Load() }))
+			s := make(schemas)
+			schema := press("press-1")
+			s.add(schema)
+			u := newUplink(t, options("gw-1", "mqtt://"+fake.Addr, s))
+			u.SetState(mqtt.DeviceState{Device: "press-1", State: "online", Since: time.Now()})
+			session := func() {
+				lost, err := u.Connect(t.Context(), func(uint64) {})
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := u.SendGap(t.Context(), 1, mqtt.Gap{Stream: "S1", From: 1, To: 2, Reason: "too_old"}); err == nil && !mended.Load() {
+					<-lost
+				}
+			}
+			for n := 0; !u.Refused(); n++ {
+				if session(); n > 30 {
+					t.Fatalf("it does not count as refused: %s", u.Stats().LastError)
+				}
+			}
+			if st := u.Stats(); !strings.Contains(st.LastError, "after a message to "+topic+": it may not be allowed") || st.SetAside > 0 {
+				t.Errorf("%+v", st)
+			}
+			mended.Store(true)
+			session()
+			if err := u.Send(t.Context(), 2, record(schema, "S1", 3)); err != nil {
+				t.Fatal(err)
+			}
+			mqtttest.WaitFor(t, "the batch", func() bool { return u.Stats().Acked == 1 })
+			if u.Refused() {
+				t.Error("it still counts as refused")
+			}
+		})
 	}
 }

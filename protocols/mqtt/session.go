@@ -56,7 +56,7 @@ type message struct {
 	once    bool          // at QoS 0: the next barrier acknowledges it
 	skip    bool          // it is not sent at all, and has its place in the order alone
 	id      batchID       // of kindBatch
-	written time.Time     // when it was handed to paho; of kindBatch
+	written time.Time     // when it was handed to paho
 	sent    paho.Token
 }
 
@@ -79,12 +79,16 @@ type session struct {
 	acked              func(token uint64)
 	window             *window
 	queue              *queue        // to the writer
+	group              []*message    // that is waited for
 	flight             chan *message // from the writer, in order of publishing
 	changed            chan struct{} // holds a token when retained topics changed
 	started            time.Time
 	alone              bool          // each batch is sent alone, see poison
-	head               *message      // the batch that was waited for when it ended; written before lost is closed
+	waited             *message      // what was waited for when it ended; written before lost is closed
 	greeted, tookBatch bool          // the broker has acknowledged something, and a batch
+	roundTrip          time.Duration // how long the first acknowledgement took; written before calm is closed
+	calm               chan struct{} // closed with the first acknowledgement
+	due                atomic.Int64  // messages that were handed over, or are about to be, and not acknowledged
 	pongs              atomic.Uint64 // how many pings the broker has answered
 	ponged             chan struct{} // holds a token when it has answered another one
 
@@ -122,7 +126,7 @@ func (u *Uplink) open(ctx context.Context, broker *url.URL, acked func(uint64)) 
 		u: u, broker: broker, acked: acked, window: newWindow(inflight, u.o.MaxInflightBytes), alone: alone,
 		queue:   newQueue(),
 		flight:  make(chan *message, u.o.MaxInflight+spareFlight),
-		changed: make(chan struct{}, 1), ponged: make(chan struct{}, 1),
+		changed: make(chan struct{}, 1), ponged: make(chan struct{}, 1), calm: make(chan struct{}),
 		done: make(chan struct{}), lost: make(chan struct{}),
 	}
 	attempt, cancel := context.WithCancel(ctx)
@@ -275,6 +279,7 @@ func (s *session) push(m *message) error {
 	case <-s.done:
 		return errSessionOver
 	default:
+		s.due.Add(1)
 		s.queue.push(m)
 		return nil
 	}
@@ -295,6 +300,7 @@ func (s *session) write() {
 	ok := true
 	if s.u.edge == nil {
 		online := s.u.format.status(statusOnline)
+		s.due.Add(1)
 		ok = s.publish(&message{kind: kindStatus, topic: online.topic, body: online.body})
 	}
 	var version uint64
@@ -305,6 +311,7 @@ func (s *session) write() {
 		case <-s.changed:
 			var messages []*message
 			messages, version = s.u.retained.since(version)
+			s.due.Add(int64(len(messages)))
 			for _, m := range messages {
 				if ok = s.publish(m); !ok {
 					return
@@ -320,9 +327,7 @@ func (s *session) write() {
 
 func (s *session) publish(m *message) (ok bool) {
 	if !m.skip {
-		if m.kind == kindBatch {
-			m.written = time.Now()
-		}
+		m.written = time.Now()
 		if m.sent = s.handOver(m); m.sent == nil {
 			return false
 		}
@@ -352,42 +357,54 @@ func (s *session) handOver(m *message) paho.Token {
 }
 
 // acknowledge waits for the acknowledgements in the order of publishing,
-// until the session has to end.
+// until the session has to end. What was acknowledged by then counts.
 func (s *session) acknowledge() {
 	timer := time.NewTimer(s.u.o.AckTimeout)
 	defer timer.Stop()
-	var group []*message // that one barrier acknowledges
 	for {
 		select {
 		case m := <-s.flight:
-			for m != nil {
-				group = append(group[:0], m)
-				if m = nil; group[0].once {
-					group, m = s.gather(group)
-				}
-				if !s.await(group, timer) {
-					s.noteHead(group)
-					return
-				}
-				for _, done := range group {
-					s.complete(done)
-				}
+			if !s.land(m, timer) {
+				return
 			}
 		case <-s.done:
-			return
+			select {
+			case m := <-s.flight:
+				if !s.land(m, timer) {
+					return
+				}
+			default:
+				return
+			}
 		}
 	}
 }
 
-// noteHead notes which batch was waited for when the session ended.
-func (s *session) noteHead(group []*message) {
-	for _, m := range group {
-		if m.kind == kindBatch && !m.skip {
-			s.head = m
-			return
+// land waits for the acknowledgement of m, and of what one barrier
+// acknowledges together with it.
+func (s *session) land(m *message, timer *time.Timer) (ok bool) {
+	for m != nil {
+		s.group = append(s.group[:0], m)
+		if m = nil; s.group[0].once {
+			s.group, m = s.gather(s.group)
 		}
-		if m.kind != kindBatch {
-			return // a birth, say: it cannot be left out
+		if !s.await(s.group, timer) {
+			s.noteWaited(s.group)
+			return false
+		}
+		for _, done := range s.group {
+			s.complete(done)
+		}
+	}
+	return true
+}
+
+// noteWaited notes what was waited for when the session ended.
+func (s *session) noteWaited(group []*message) {
+	for _, m := range group {
+		if !m.skip {
+			s.waited = m
+			return
 		}
 	}
 }
@@ -429,7 +446,13 @@ func (s *session) await(group []*message, timer *time.Timer) (ok bool) {
 			s.fail(errNoAck)
 			return false
 		case <-s.done:
-			return false
+			// paho may still have its acknowledgement in hand.
+			timer.Reset(causeTime)
+			select {
+			case <-last.sent.Done():
+			case <-timer.C:
+				return false
+			}
 		}
 	}
 	if err := last.sent.Error(); err != nil {
@@ -456,7 +479,7 @@ func (s *session) confirm(timer *time.Timer) (ok bool) {
 			s.fail(errNoAck)
 			return false
 		case <-s.done:
-			return false
+			return s.pongs.Load() >= n
 		}
 	}
 	return true
@@ -473,20 +496,26 @@ func (s *session) pong() {
 
 // complete does what the acknowledgement of m allows.
 func (s *session) complete(m *message) {
-	s.greeted = s.greeted || !m.skip
+	if !s.greeted && !m.skip {
+		s.greeted, s.roundTrip = true, time.Since(m.written)
+		close(s.calm)
+	}
+	s.due.Add(-1)
 	switch m.kind {
 	case kindBatch, kindGap:
-		if m.kind == kindBatch {
-			if !m.skip {
-				s.u.counts.acked.Add(1)
-				s.tookBatch = true
-				if s.alone && s.u.poison.took() {
-					s.alone = false
-					s.window.widen(s.u.o.MaxInflight)
-				}
-			}
-		} else {
+		switch {
+		case m.kind == kindGap:
 			s.u.counts.gaps.Add(1)
+			s.u.poison.passed()
+		case m.skip:
+			s.u.poison.passed()
+		default:
+			s.tookBatch = true
+			s.u.counts.acked.Add(1)
+			if s.u.poison.took(m) && s.alone {
+				s.alone = false
+				s.window.widen(s.u.o.MaxInflight)
+			}
 		}
 		s.acked(m.token)
 		s.window.leave(len(m.body))

@@ -282,8 +282,12 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 		return err
 	}
 	id := batchID{r.Stream, r.Seq}
-	if u.poison.aside(id) {
-		return u.setAside(s, token, &r)
+	if m, refused := u.poison.aside(id); refused {
+		return u.setAside(s, token, &r, m)
+	}
+	if err := u.poison.hold(ctx, s, id); err != nil {
+		s.window.leave(0)
+		return fmt.Errorf("uplink %s: %w", u.o.Name, err)
 	}
 	if u.edge != nil {
 		return u.edge.send(ctx, s, token, r)
@@ -306,10 +310,10 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 }
 
 // setAside announces a batch that the broker does not take as a gap.
-func (u *Uplink) setAside(s *session, token uint64, r *Record) error {
+func (u *Uplink) setAside(s *session, token uint64, r *Record, m refusedMessage) error {
 	n := u.counts.aside.Add(1)
-	u.o.Log.Error("a batch that the broker does not take is set aside, and announced as a gap", "uplink", u.o.Name, "stream", r.Stream, "seq", r.Seq,
-		"readings", r.Readings, "set_aside_so_far", n, "last", u.Stats().LastError)
+	u.o.Log.Error("the broker closes the connection each time after a certain batch; it is set aside, and announced as a gap: check the broker's message size limit, and its rights for this user",
+		"uplink", u.o.Name, "broker", s.broker.String(), "topic", m.topic, "bytes", m.size, "stream", r.Stream, "seq", r.Seq, "readings", r.Readings, "tries", m.tests, "set_aside_so_far", n)
 	return u.announce(s, token, Gap{
 		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
 		Reason: ReasonRefused, Oldest: r.Time, Newest: r.Time,
@@ -465,6 +469,10 @@ func (u *Uplink) Stats() Stats {
 	return s
 }
 
+// Refused says that the broker does not take what the last sessions ended
+// with, time after time, so that there is no use in trying again soon.
+func (u *Uplink) Refused() bool { return u.poison.refuses() }
+
 // noteWaiting notes what a session that has signed on waits for.
 func (u *Uplink) noteWaiting(text string) {
 	u.mu.Lock()
@@ -517,9 +525,11 @@ func (u *Uplink) noteEnd(s *session) {
 	} else {
 		u.shortLived = 0
 	}
-	if why := u.poison.sessionEnded(s); why != "" {
+	why := u.poison.sessionEnded(s)
+	if why != "" {
 		text += "; " + why
-	} else if u.shortLived >= suspicious {
+	}
+	if u.shortLived >= suspicious && (why == "" || s.waited.kind != kindBatch) {
 		text += fmt.Sprintf("; it happens soon after every connect: check that no other program uses the client id %q (client_id)", u.o.ClientID)
 	}
 	if text != u.lastError {
