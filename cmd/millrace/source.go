@@ -48,11 +48,11 @@ func (s *source) Status() console.Status {
 		if since.IsZero() {
 			since = a.started
 		}
-		if ms.Connected {
+		if ms.Connected && !u.mqtt.Refused() {
 			ms.LastError = "" // of an earlier session
 		}
 		st.Uplinks = append(st.Uplinks, console.Uplink{
-			Name: u.cfg.Name, Broker: ms.Broker, Up: ms.Connected, Since: a.present(since).UnixMilli(), Reason: ms.LastError,
+			Name: u.cfg.Name, Broker: ms.Broker, Fallback: ms.Fallback, Up: ms.Connected, Since: a.present(since).UnixMilli(), Reason: ms.LastError,
 			Delivered: ms.Acked, SetAside: ms.SetAside, Lag: bs.Uplinks[u.cfg.Name].Lag, InFlight: ms.Inflight,
 			Drained: bs.Uplinks[u.cfg.Name].Drained.Seconds(),
 		})

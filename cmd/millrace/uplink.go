@@ -165,14 +165,15 @@ const retellAfter = time.Minute
 // uplinkLog returns what logs the changes of an uplink's connection: each
 // reason once, and one that repeats summed up each minute.
 func (a *agent) uplinkLog(name string, m *mqtt.Uplink) func(buffer.ForwardState) {
-	told, repeats := "", 0
+	told, broker, repeats := "", "", 0
 	var toldAt, connectedAt time.Time
 	return func(s buffer.ForwardState) {
 		now := time.Now()
 		if s.Connected {
-			if repeats == 0 || now.Sub(connectedAt) >= retellAfter {
-				a.log.Info("uplink connected", "uplink", name)
-				connectedAt = now
+			used := m.Stats().Broker
+			if used != broker || repeats == 0 || now.Sub(connectedAt) >= retellAfter {
+				a.log.Info("uplink connected", "uplink", name, "broker", used)
+				broker, connectedAt = used, now
 			}
 			return
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/url"
 	"strings"
@@ -75,7 +76,7 @@ func (b *brokers) use(broker *url.URL) {
 }
 
 // order returns the brokers as they are to be tried: in their order, but after
-// one whose primary host has gone, the next one first.
+// one whose primary host has gone, or that hangs, the next one first.
 func (b *brokers) order() []*url.URL {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -89,7 +90,8 @@ func (b *brokers) ended(broker *url.URL, cause error, lasted time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	switch {
-	case errors.Is(cause, errHostOffline):
+	case errors.Is(cause, errHostOffline), errors.Is(cause, errNoAck), errors.Is(cause, errSilent), isTimeout(cause):
+		// It would be connected to at once, and hang again.
 		for i, other := range b.all {
 			if other == broker {
 				b.from = (i + 1) % len(b.all)
@@ -101,11 +103,12 @@ func (b *brokers) ended(broker *url.URL, cause error, lasted time.Duration) {
 }
 
 // patience is how long an uplink stays on a fallback before it looks whether
-// the first broker can be reached.
+// the first broker can be reached: spread, so that gateways that left it
+// together do not return together.
 func (b *brokers) patience() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.wait
+	return b.wait/2 + rand.N(b.wait)
 }
 
 // returns notes that the first broker is tried again: the next time later,

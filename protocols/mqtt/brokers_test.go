@@ -1,8 +1,10 @@
 package mqtt_test
 
 import (
+	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,19 +28,27 @@ func TestFallback(t *testing.T) {
 	u.SetState(mqtt.DeviceState{Device: "press-1", State: "online", Since: time.Now()})
 	f := &forwarder{u: u, record: func(seq uint64) mqtt.Record { return record(schema, "S1", seq) }}
 	var running sync.WaitGroup
-	const last = 3000
-	running.Go(func() { f.run(t.Context(), t, last) })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	running.Go(func() { f.run(ctx, t, 1<<40) })
 	mqtttest.WaitFor(t, "batches at the first", func() bool { return at1.Count() > 100 })
 	first.Stop()
 	mqtttest.WaitFor(t, "batches at the second", func() bool { return at2.Count() > 100 })
-	if b := u.Stats().Broker; b != second.URL("mqtt") {
-		t.Errorf("%s is said to be in use", b)
+	if st := u.Stats(); st.Broker != second.URL("mqtt") || !st.Fallback {
+		t.Errorf("%s is said to be in use", st.Broker)
 	}
 	mqtttest.WaitFor(t, "the state at the second", func() bool { _, ok := at2.State("press-1"); return ok })
 	first.Start()
 	before := at1.Count()
-	mqtttest.WaitFor(t, "batches at the first again", func() bool { return at1.Count() > before+100 || f.next() > last })
+	mqtttest.WaitFor(t, "batches at the first again", func() bool { return at1.Count() > before+100 })
+	if st := u.Stats(); st.Broker != first.URL("mqtt") || st.Fallback {
+		t.Errorf("%s is said to be in use", st.Broker)
+	}
+	mqtttest.WaitFor(t, "the second to know that we left", func() bool { return at2.Status("gw-1")["reason"] == "stopped" })
+	cancel()
+	u.Disconnect()
 	running.Wait()
+	acked := f.next() - 1
 	mqtttest.WaitFor(t, "all batches", func() bool {
 		seen := map[uint64]bool{}
 		for _, r := range []*mqtttest.Receiver{at1, at2} {
@@ -46,9 +56,38 @@ func TestFallback(t *testing.T) {
 				seen[seq] = true
 			}
 		}
-		return len(seen) == last
+		for seq := uint64(1); seq <= acked; seq++ {
+			if !seen[seq] {
+				return false
+			}
+		}
+		return true
 	})
-	mqtttest.WaitFor(t, "the second to know that we left", func() bool { return !at2.Online("gw-1") })
+	if faults := append(at1.Faults(), at2.Faults()...); len(faults) > 0 {
+		t.Error(faults)
+	}
+	// What one has acknowledged does not go to the other: twice there is at
+	// most what was on its way when the first one went.
+	both := at1.Count() + at2.Count() - int(acked)
+	if both > 2*mqtt.DefaultMaxInflight {
+		t.Errorf("%d batches went to both", both)
+	}
+}
+
+// A first broker that signs us on and then hangs is left for the next one.
+func TestFallbackFromAHang(t *testing.T) {
+	t.Parallel()
+	var count atomic.Int64
+	first := mqtttest.NewFake(t, neverAcks(&count))
+	second := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newLine(t, second.URL("mqtt"), "mqtt://"+first.Addr, func(o *mqtt.Options) {
+		o.Fallbacks, o.AckTimeout = []string{second.URL("mqtt")}, 100*time.Millisecond
+	})
+	l.f.run(t.Context(), t, 500)
+	l.whole(t, 500)
+	if st := l.u.Stats(); !st.Fallback || st.Sessions < 2 {
+		t.Errorf("%+v", st)
+	}
 }
 
 // A first broker that answers and then refuses is not tried all the time.

@@ -439,6 +439,7 @@ type Stats struct {
 	Connected     bool
 	Since         time.Time // Connected is as it is since then; zero: since the start
 	Broker        string    // URL of the one in use, or tried last
+	Fallback      bool      // that is not the first one
 	LastError     string    // why the last session ended, or could not be had; in words for people
 	LastErrorTime time.Time
 	Sessions      uint64 // how many there have been
@@ -456,8 +457,9 @@ type Stats struct {
 func (u *Uplink) Stats() Stats {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	broker := u.brokers.inUse()
 	s := Stats{
-		Connected: u.connected, Since: u.since, Broker: u.brokers.inUse().String(),
+		Connected: u.connected, Since: u.since, Broker: broker.String(), Fallback: broker != u.brokers.all[0],
 		LastError: u.lastError, LastErrorTime: u.lastErrAt,
 		Sessions: u.counts.sessions.Load(),
 		Sent:     u.counts.sent.Load(), Acked: u.counts.acked.Load(), Gaps: u.counts.gaps.Load(),

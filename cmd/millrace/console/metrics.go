@@ -19,6 +19,7 @@ type metrics struct {
 	batches, bytes, dropped, droppedBatches         *prometheus.Desc
 	maxBytes, growth, oldest, holds, full, empty    *prometheus.Desc
 	uplinkUp, uplinkBatches, uplinkAside, uplinkLag *prometheus.Desc
+	uplinkFallback                                  *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
 	startDelay, configured, monitored               *prometheus.Desc
 }
@@ -55,6 +56,7 @@ func metricsHandler(s Source) http.Handler {
 		uplinkUp:       desc("uplink_up", "1 if the uplink is connected.", "uplink"),
 		uplinkBatches:  desc("uplink_batches_total", "Batches the uplink's broker acknowledged.", "uplink"),
 		uplinkAside:    desc("uplink_set_aside_batches_total", "Batches that the uplink's broker did not take, and that were announced as gaps.", "uplink"),
+		uplinkFallback: desc("uplink_on_fallback", "1 if the uplink uses, or tried last, another broker than its first one.", "uplink"),
 		uplinkLag:      desc("uplink_lag_batches", "Batches that wait for the uplink.", "uplink"),
 		buildInfo:      desc("build_info", "Always 1; the labels say which build this is.", "version", "commit", "goversion"),
 		configOK:       desc("config_last_reload_successful", "1 if the configuration file, when it was read last, was in order."),
@@ -72,7 +74,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		m.readings, m.scanDuration, m.startDelay, m.scans, m.missed, m.lost, m.configured, m.monitored, m.up, m.batches, m.bytes, m.dropped, m.droppedBatches,
 		m.history, m.outages, m.outageSeconds,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
-		m.uplinkUp, m.uplinkBatches, m.uplinkAside, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
+		m.uplinkUp, m.uplinkBatches, m.uplinkAside, m.uplinkFallback, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
 	} {
 		ch <- d
 	}
@@ -105,6 +107,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.uplinkUp, truth(u.Up), u.Name)
 		counter(m.uplinkBatches, u.Delivered, u.Name)
 		counter(m.uplinkAside, u.SetAside, u.Name)
+		gauge(m.uplinkFallback, truth(u.Fallback), u.Name)
 		gauge(m.uplinkLag, float64(u.Lag), u.Name)
 	}
 	var delay Histogram

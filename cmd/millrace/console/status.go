@@ -77,7 +77,8 @@ type Forecast struct {
 // Uplink is the state of one MQTT destination.
 type Uplink struct {
 	Name      string `json:"name"`
-	Broker    string `json:"broker"` // without a password
+	Broker    string `json:"broker"`             // in use, or tried last; without a password
+	Fallback  bool   `json:"fallback,omitempty"` // it is not the first one
 	Up        bool   `json:"up"`
 	Since     int64  `json:"since"`
 	Reason    string `json:"reason,omitempty"`

@@ -99,9 +99,10 @@ function drawUplinks(s) {
   byId('uplinks').replaceChildren(...s.uplinks.map((u) => {
     const card = el('div', 'card',
       el('div', 'row', el('strong', '', u.name), el('span', 'pill ' + (u.up ? 'good' : 'bad'), u.up ? 'connected' : 'not connected')),
-      el('div', 'dim', u.broker + ' · for ' + span(s.now - u.since)),
+      el('div', 'dim', u.broker + (u.fallback ? ' (fallback)' : '') + ' · for ' + span(s.now - u.since)),
       el('div', 'dim', count(u.delivered) + ' batches delivered, ' + count(u.lag) + ' waiting' + (u.drained_seconds ? ', all sent ' + within(u.drained_seconds) : '')));
-    if (!u.up && u.reason) card.append(el('p', 'reason', u.reason));
+    if (u.set_aside) card.append(el('p', 'reason', count(u.set_aside) + ' batches set aside: the broker does not take them'));
+    if (u.reason) card.append(el('p', 'reason', u.reason));
     return card;
   }));
 }
