@@ -19,15 +19,18 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 	m := e.u.message(kindBatch, token)
 	m.once, m.id = true, batchID{r.Stream, r.Seq}
 	schema, err := e.u.o.Schema(r.Schema)
-	if err == nil {
-		err = protocols.DecodeBatch(&e.batch, r.Data, schema)
-	}
-	if err == nil && !e.passes(schema) {
-		m.skip = true
-		return e.submitCounted(s, m)
-	}
 	if err != nil {
 		return e.damaged(s, m, r, err)
+	}
+	passes := e.passes(schema)
+	if !passes.nothing() {
+		if err := protocols.DecodeBatch(&e.batch, r.Data, schema); err != nil {
+			return e.damaged(s, m, r, err)
+		}
+	}
+	if passes.nothing() || !passes.apply(&e.batch) {
+		m.skip = true
+		return e.submitCounted(s, m)
 	}
 	historical, send := e.place(&r, schema.Device)
 	if !send {
@@ -70,9 +73,8 @@ func (e *edge) damaged(s *session, m *message, r Record, why error) error {
 	return e.submitCounted(s, m)
 }
 
-// passes leaves of the batch what the filter lets through. It is false if that
-// is nothing.
-func (e *edge) passes(schema *protocols.Schema) bool {
+// passes returns what the filter lets through of the batches with a schema.
+func (e *edge) passes(schema *protocols.Schema) filtered {
 	f, ok := e.filtered[schema]
 	if !ok {
 		if len(e.filtered) >= maxSchemas {
@@ -81,7 +83,7 @@ func (e *edge) passes(schema *protocols.Schema) bool {
 		f = e.u.o.Filter.schema(schema)
 		e.filtered[schema] = f
 	}
-	return f.apply(&e.batch)
+	return f
 }
 
 // submitCounted is submit for a message that has a place in the window.

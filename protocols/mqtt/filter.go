@@ -55,6 +55,9 @@ func (f *Filter) schema(s *protocols.Schema) filtered {
 	return out
 }
 
+// nothing says that no tag passes, so that a batch need not be decoded.
+func (f *filtered) nothing() bool { return f.index != nil && len(f.schema.Tags) == 0 }
+
 // apply leaves of a batch, which was decoded with the whole schema, what
 // passes. It is false if that is nothing.
 func (f *filtered) apply(b *protocols.Batch) bool {

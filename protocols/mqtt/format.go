@@ -83,6 +83,9 @@ func (f *jsonFormat) record(dst []byte, r Record) (topic string, body []byte, er
 	if err != nil {
 		return "", dst, err
 	}
+	if c.passes.nothing() {
+		return "", dst, errNothing
+	}
 	if err := protocols.DecodeBatch(&f.batch, r.Data, c.whole); err != nil {
 		return "", dst, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err)
 	}
