@@ -108,8 +108,9 @@ soak: ## break an OPC UA connection DROPS=5000 times at random moments (some min
 RESTARTS ?= 100
 
 .PHONY: restarts
-restarts: deps ## restart the broker of a running agent RESTARTS=100 times at random moments (some minutes)
+restarts: deps ## restart the broker of a running agent RESTARTS=100 times at random moments, and spoil its line as often (some minutes)
 	@MILLRACE_RESTARTS=$(RESTARTS) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run TestBrokerRestartsOften ./cmd/millrace
+	@MILLRACE_TROUBLE=$(RESTARTS) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run 'TestTrouble|TestHalfOpen' ./protocols/mqtt
 
 .PHONY: bench
 bench: deps build ## measure the whole way end to end (writes bench.json), then the hot functions

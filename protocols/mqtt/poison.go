@@ -35,7 +35,7 @@ const (
 	// asideAfter is how many tests in a row it has to fail.
 	asideAfter = 5
 	// asideKin is the same for one that is like the one set aside before it.
-	asideKin = 2
+	asideKin = 3
 	// patientUpTo bounds how often the number of tests doubles while the broker
 	// takes no batch at all.
 	patientUpTo = 6

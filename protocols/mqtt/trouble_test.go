@@ -2,10 +2,14 @@ package mqtt_test
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
+	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -74,29 +78,192 @@ func TestBrokerRestarts(t *testing.T) {
 	}
 }
 
-func TestCutConnections(t *testing.T) {
+// rounds is how much trouble a test makes: MILLRACE_TROUBLE (make restarts), or
+// little.
+func rounds(t *testing.T, usual int) (n int, long bool) {
+	t.Helper()
+	text := os.Getenv("MILLRACE_TROUBLE")
+	if text == "" {
+		return usual, false
+	}
+	n, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatalf("MILLRACE_TROUBLE: %v", err)
+	}
+	return n, true
+}
+
+// ledger notes of a stream of batches which came, in little room.
+type ledger struct {
+	mu              sync.Mutex
+	seen            []uint64 // a bit for each seq
+	newest          uint64
+	distinct, again int
+	faults          []string
+}
+
+func (l *ledger) take(topic string, body []byte) {
+	if !strings.HasSuffix(topic, "/data") {
+		return
+	}
+	var b struct{ Seq uint64 }
+	err := json.Unmarshal(body, &b)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	word, bit := b.Seq/64, uint64(1)<<(b.Seq%64)
+	for uint64(len(l.seen)) <= word {
+		l.seen = append(l.seen, make([]uint64, len(l.seen)+64)...)
+	}
+	switch {
+	case err != nil:
+		l.faults = append(l.faults, err.Error())
+	case l.seen[word]&bit != 0:
+		l.again++
+	default:
+		if b.Seq < l.newest {
+			l.faults = append(l.faults, fmt.Sprintf("%d came after %d", b.Seq, l.newest))
+		}
+		l.seen[word] |= bit
+		l.newest = max(l.newest, b.Seq)
+		l.distinct++
+	}
+}
+
+func (l *ledger) count() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.distinct
+}
+
+// TestTrouble cuts, delays, swallows and half-opens the line at random moments
+// under load, and restarts the broker: nothing is missing, out of order, or
+// set aside, and nothing is left over.
+func TestTrouble(t *testing.T) {
 	t.Parallel()
+	n, long := rounds(t, 16)
 	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
 	proxy := mqtttest.NewProxy(t, broker.Addr)
-	l := newLine(t, broker.URL("mqtt"), "mqtt://"+proxy.Addr, func(o *mqtt.Options) { o.AckTimeout = 200 * time.Millisecond })
-	const last = 30_000
+	s := make(schemas)
+	schema := press("press-1")
+	s.add(schema)
+	o := options("gw-1", "mqtt://"+proxy.Addr, s)
+	o.AckTimeout = 300 * time.Millisecond
+	u := newUplink(t, o)
+	var came ledger
+	mqtttest.Listen(t, mqtttest.ReceiverOptions{Broker: broker.URL("mqtt")}, came.take)
+	f := &forwarder{u: u, record: func(seq uint64) mqtt.Record { return record(schema, "S1", seq) }}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	var running sync.WaitGroup
-	running.Go(func() { l.f.run(t.Context(), t, last) })
-	modes := []mqtttest.Mode{mqtttest.Pass, mqtttest.SwallowDown, mqtttest.SwallowUp, mqtttest.SwallowBoth, mqtttest.StallUp}
-	for i := range 20 {
-		mqtttest.WaitFor(t, "progress", func() bool { return l.f.next() > uint64(i+1)*last/25+rand.Uint64N(300) })
-		before := l.u.Stats().Sessions
-		mode := modes[i%len(modes)]
-		proxy.Set(mode)
-		if mode == mqtttest.Pass {
-			proxy.Cut()
+	running.Go(func() { f.run(ctx, t, 1<<40) })
+
+	spoil := []func(ended func()){
+		func(ended func()) { proxy.Cut(); ended() },
+		func(ended func()) { proxy.Set(mqtttest.SwallowDown); ended() },
+		func(ended func()) { proxy.Set(mqtttest.SwallowUp); ended() },
+		func(ended func()) { proxy.Set(mqtttest.SwallowBoth); ended() },
+		func(ended func()) { proxy.Set(mqtttest.StallUp); ended() },
+		func(ended func()) { proxy.Set(mqtttest.LateDown); proxy.Cut(); ended() },
+		func(ended func()) { proxy.Set(mqtttest.RefuseClients); proxy.Cut(); ended() },
+		func(ended func()) { broker.Stop(); ended(); broker.Start() },
+	}
+	goroutines, heap := 0, uint64(0)
+	for i := range n {
+		progress := came.count() + 1 + rand.IntN(500)
+		mqtttest.WaitFor(t, "progress", func() bool { return came.count() > progress })
+		if i == n/4 || i == n-1 {
+			runtime.GC()
+			var m runtime.MemStats
+			runtime.ReadMemStats(&m)
+			if i == n-1 && long { // nothing else runs beside it
+				t.Logf("goroutines %d, then %d; heap %d kB, then %d kB", goroutines, runtime.NumGoroutine(), heap>>10, m.HeapAlloc>>10)
+				if runtime.NumGoroutine() > goroutines+10 || m.HeapAlloc > heap+4<<20 {
+					t.Error("something is left over")
+				}
+			}
+			goroutines, heap = runtime.NumGoroutine(), m.HeapAlloc
 		}
-		mqtttest.WaitFor(t, "the end of the session", func() bool { s := l.u.Stats(); return s.Sessions != before || !s.Connected })
+		before := u.Stats().Sessions
+		spoil[i%len(spoil)](func() {
+			mqtttest.WaitFor(t, "the end of the session", func() bool { st := u.Stats(); return st.Sessions != before || !st.Connected })
+		})
 		proxy.Set(mqtttest.Pass)
 		proxy.Cut()
 	}
+	cancel()
+	u.Disconnect()
 	running.Wait()
-	l.whole(t, last)
+	acked := f.next() - 1
+	mqtttest.WaitFor(t, "all batches", func() bool { return came.count() >= int(acked) })
+	came.mu.Lock()
+	defer came.mu.Unlock()
+	for seq := uint64(1); seq <= acked; seq++ {
+		if came.seen[seq/64]&(1<<(seq%64)) == 0 {
+			t.Fatalf("%d is missing, and %d were acknowledged", seq, acked)
+		}
+	}
+	if st := u.Stats(); st.SetAside > 0 || st.Gaps > 0 || len(came.faults) > 0 {
+		t.Errorf("%d set aside, %d gaps, %v", st.SetAside, st.Gaps, came.faults)
+	}
+	t.Logf("%d sessions, %d batches, %d repeats", u.Stats().Sessions, acked, came.again)
+}
+
+// mutable is a connection whose other side hears nothing once it is mute.
+type mutable struct {
+	io.ReadWriter
+
+	mute *atomic.Bool
+}
+
+func (m mutable) Write(p []byte) (int, error) {
+	if m.mute.Load() {
+		return len(p), nil
+	}
+	return m.ReadWriter.Write(p)
+}
+
+// TestHalfOpen has a broker from which nothing comes any more, and which closes
+// nothing (a Mosquitto behind a proxy would), with the time-outs that an agent
+// has: that is noticed in less than 30 s, whether anything is under way or not.
+func TestHalfOpen(t *testing.T) {
+	t.Parallel()
+	if _, long := rounds(t, 0); !long {
+		t.Skip("takes half a minute; TestSilentBroker does it with shorter times (make restarts)")
+	}
+	for _, load := range []bool{true, false} {
+		t.Run(fmt.Sprint("load ", load), func(t *testing.T) {
+			t.Parallel()
+			var mute atomic.Bool
+			takesAll := picky(func(*packets.PublishPacket) bool { return false })
+			fake := mqtttest.NewFake(t, func(conn io.ReadWriter) { takesAll(mutable{conn, &mute}) })
+			s := make(schemas)
+			schema := press("press-1")
+			s.add(schema)
+			u := newUplink(t, options("gw-1", "mqtt://"+fake.Addr, s))
+			lost, err := u.Connect(t.Context(), func(uint64) {})
+			if err != nil {
+				t.Fatal(err)
+			}
+			send := func(token uint64) {
+				if err := u.Send(t.Context(), token, record(schema, "S1", token)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			send(1)
+			mqtttest.WaitFor(t, "an acknowledgement", func() bool { return u.Stats().Acked == 1 })
+			mute.Store(true)
+			start := time.Now()
+			if load {
+				send(2)
+			}
+			select {
+			case <-lost:
+			case <-time.After(30 * time.Second):
+				t.Error("not noticed in 30 s")
+			}
+			t.Logf("noticed after %v: %s", time.Since(start).Round(time.Millisecond), u.Stats().LastError)
+		})
+	}
 }
 
 func TestWill(t *testing.T) {

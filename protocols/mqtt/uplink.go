@@ -533,6 +533,9 @@ func (u *Uplink) noteEnd(s *session) {
 	}
 	if u.shortLived >= suspicious && (why == "" || s.waited.kind != kindBatch) {
 		text += fmt.Sprintf("; it happens soon after every connect: check that no other program uses the client id %q (client_id)", u.o.ClientID)
+		if s.tookBatch {
+			text += ", and that the broker's rights for this user and its message size limit allow what is sent (some brokers acknowledge what they do not allow, drop it, and close the connection)"
+		}
 	}
 	if text != u.lastError {
 		u.o.Log.Debug("the session with the broker ended", "uplink", u.o.Name, "error", text)
