@@ -20,9 +20,10 @@ func (p *refusing) Connect(context.Context, func(uint64)) (<-chan struct{}, erro
 
 func (p *refusing) Refused() bool { return p.refused }
 
-type saidNo struct{ error }
+// noError is a far side that said no.
+type noError struct{ error }
 
-func (saidNo) Refusal() bool { return true }
+func (noError) Refusal() bool { return true }
 
 // Who says no is asked ever more rarely, and who is not there is looked for
 // again within MaxBackoff.
@@ -35,7 +36,7 @@ func TestWaitsAfterARefusal(t *testing.T) {
 		grows bool
 	}{
 		{"nobody there", &refusing{err: away}, false},
-		{"refused", &refusing{err: saidNo{away}}, true},
+		{"refused", &refusing{err: noError{away}}, true},
 		{"refused what was sent", &refusing{err: away, refused: true}, true},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -49,7 +50,8 @@ func TestWaitsAfterARefusal(t *testing.T) {
 				MinBackoff: time.Millisecond, MaxBackoff: 4 * time.Millisecond,
 				OnState: func(s ForwardState) {
 					longest = max(longest, s.Retry)
-					if tries++; tries == 7 {
+					tries++
+					if tries == 7 {
 						cancel()
 					}
 				},

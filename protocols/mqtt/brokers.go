@@ -108,7 +108,7 @@ func (b *brokers) ended(broker *url.URL, cause error, lasted time.Duration) {
 func (b *brokers) patience() time.Duration {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.wait/2 + rand.N(b.wait)
+	return b.wait/2 + rand.N(b.wait) //nolint:gosec // spreading load, not a secret
 }
 
 // returns notes that the first broker is tried again: the next time later,

@@ -46,7 +46,7 @@ const (
 	// up to twice that; for holdMost at the most.
 	holdRoundTrips = 20
 	holdLeast      = 250 * time.Millisecond
-	holdMost       = 20 * time.Second
+	holdMost       = time.Minute
 	// holdPoll is how often it is looked whether the ping was answered.
 	holdPoll = 5 * time.Millisecond
 	// stuckAfter is how many sessions in a row have to end with the same message
@@ -131,7 +131,8 @@ func (p *poison) sessionEnded(s *session) string {
 		p.suspectIs(m.id)
 		p.topic, p.size = m.topic, len(m.body)
 	}
-	if p.ended++; p.ended < aloneAfter && !p.kin() {
+	p.ended++
+	if p.ended < aloneAfter && !p.kin() {
 		return ""
 	}
 	p.careful = aloneFor
@@ -150,7 +151,8 @@ func (p *poison) endedAlone(s *session, m *message, tested bool) string {
 	if p.topic == "" || m.kind == kindBatch {
 		p.topic, p.size = m.topic, len(m.body)
 	}
-	if p.ended++; tested {
+	p.ended++
+	if tested {
 		p.failed++
 	}
 	p.careful = aloneFor
@@ -178,7 +180,8 @@ func (p *poison) stuckOn(topic string) string {
 	if topic != p.stuckTopic {
 		p.stuckTopic, p.stuck = topic, 0
 	}
-	if p.stuck++; p.stuck < aloneAfter {
+	p.stuck++
+	if p.stuck < aloneAfter {
 		return ""
 	}
 	return fmt.Sprintf("the broker closes the connection each time after a message to %s: it may not be allowed, or too large (check the broker's rights for this user, and its message size limit)", topic)
@@ -224,6 +227,7 @@ func (p *poison) took(m *message) (usual bool) {
 	p.row, p.stuck = 0, 0
 	p.sole.id = batchID{}
 	if m.id == p.suspect {
+		p.held, p.tested = nil, false
 		p.clear()
 	}
 	if m.topic == p.kinTopic {
@@ -309,7 +313,7 @@ func (s *session) quiet(ctx context.Context) error {
 		return ctx.Err()
 	}
 	d := min(max(holdRoundTrips*s.roundTrip, holdLeast), holdMost/2)
-	timer := time.NewTimer(d + rand.N(d))
+	timer := time.NewTimer(d + rand.N(d)) //nolint:gosec // no fixed time, not a secret
 	defer timer.Stop()
 	select {
 	case <-timer.C:

@@ -139,11 +139,11 @@ func TestNothingSetAsideOnALongLine(t *testing.T) {
 			if mended.Load() {
 				return false
 			}
-			time.Sleep(late)
+			<-time.After(late)
 			return time.Since(start) >= 2*late
 		})
 		go func() {
-			time.Sleep(late + rand.N(late))
+			<-time.After(late + rand.N(late))
 			if c, ok := conn.(io.Closer); ok && !mended.Load() {
 				c.Close()
 			}
@@ -288,7 +288,8 @@ func TestRefusedStatus(t *testing.T) {
 				}
 			}
 			for n := 0; !u.Refused(); n++ {
-				if session(); n > 30 {
+				session()
+				if n > 30 {
 					t.Fatalf("it does not count as refused: %s", u.Stats().LastError)
 				}
 			}
