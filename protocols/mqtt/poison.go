@@ -47,6 +47,7 @@ const (
 	holdRoundTrips = 20
 	holdLeast      = 250 * time.Millisecond
 	holdMost       = time.Minute
+	maxSuspects    = 16
 	// holdPoll is how often it is looked whether the ping was answered.
 	holdPoll = 5 * time.Millisecond
 	// stuckAfter is how many sessions in a row have to end with the same message
@@ -76,12 +77,9 @@ type poison struct {
 		id batchID // that was sent in it, alone, and is not acknowledged
 	}
 
-	suspect batchID
-	topic   string   // of the suspect's message
-	size    int      // of its body
-	failed  int      // tests in a row that the suspect has failed
-	held    *session // in which the suspect is held back, or was
-	tested  bool     // it was sent after that
+	suspects map[batchID]suspect // at most maxSuspects
+	held     *session            // in which one is held back, or was
+	tested   bool                // it was sent after that
 
 	row      int    // batches set aside since the broker last took one
 	kinTopic string // what the last one was like; empty: one of this topic was taken since
@@ -89,6 +87,14 @@ type poison struct {
 
 	stuckTopic string // of the message, not a batch, that the last sessions ended with
 	stuck      int    // how many they were
+}
+
+// suspect is a batch that sessions ended with. There may be several: live ones
+// and those of the backlog go beside each other.
+type suspect struct {
+	topic  string // of its message
+	size   int    // of its body
+	failed int    // tests in a row that it has failed
 }
 
 // waited is what an acknowledgement was due of when a session ended.
@@ -127,16 +133,19 @@ func (p *poison) sessionEnded(s *session) string {
 		p.ended = 0 // it went on
 	}
 	p.last = now
-	if m.kind == kindBatch {
-		p.suspectIs(m.id)
-		p.topic, p.size = m.topic, len(m.body)
-	}
 	p.ended++
-	if p.ended < aloneAfter && !p.kin() {
+	var x suspect
+	if m.kind == kindBatch {
+		x = p.suspectIs(m.id, m, false)
+	}
+	if p.ended < aloneAfter && !p.kin(x) {
 		return ""
 	}
 	p.careful = aloneFor
-	return p.words()
+	if x.topic == "" {
+		return "" // a birth, say: what came behind it may be the one
+	}
+	return p.words(x)
 }
 
 // endedAlone takes in the end of a session in which each batch was sent alone,
@@ -147,31 +156,34 @@ func (p *poison) endedAlone(s *session, m *message, tested bool) string {
 		return p.stuckOn(m.topic)
 	}
 	p.stuck = 0
-	p.suspectIs(p.sole.id)
-	if p.topic == "" || m.kind == kindBatch {
-		p.topic, p.size = m.topic, len(m.body)
-	}
 	p.ended++
-	if tested {
-		p.failed++
-	}
 	p.careful = aloneFor
-	return p.words()
+	return p.words(p.suspectIs(p.sole.id, m, tested))
 }
 
-func (p *poison) suspectIs(id batchID) {
-	if id != p.suspect {
-		p.suspect, p.topic, p.size, p.failed = id, "", 0, 0
+// suspectIs notes that a session ended with a batch, and m was waited for.
+func (p *poison) suspectIs(id batchID, m *message, tested bool) suspect {
+	x := p.suspects[id]
+	if x.topic == "" || m.kind == kindBatch {
+		x.topic, x.size = m.topic, len(m.body)
 	}
+	if tested {
+		x.failed++
+	}
+	if p.suspects == nil || len(p.suspects) >= maxSuspects {
+		p.suspects = map[batchID]suspect{}
+	}
+	p.suspects[id] = x
+	return x
 }
 
 // words say what the broker does. It is called with mu held.
-func (p *poison) words() string {
-	what := fmt.Sprintf("the broker closes the connection each time after a message of %d bytes to %s: it may be too large for the broker, or not allowed (check the broker's message size limit, and its rights for this user)", p.size, p.topic)
-	if p.row > 0 && !p.kin() {
+func (p *poison) words(x suspect) string {
+	what := fmt.Sprintf("the broker closes the connection each time after a message of %d bytes to %s: it may be too large for the broker, or not allowed (check the broker's message size limit, and its rights for this user)", x.size, x.topic)
+	if p.row > 0 {
 		return what + "; the broker has taken no batch since it refused another one, so the data waits in the buffer"
 	}
-	return fmt.Sprintf("%s; after %d more times it is set aside", what, max(p.need()-p.failed, 1))
+	return what + "; if that goes on, it is set aside" // the same words each time: the log has them once
 }
 
 // stuckOn notes that a session ended with a message that is no batch, which
@@ -189,21 +201,20 @@ func (p *poison) stuckOn(topic string) string {
 
 // clear ends all suspicion.
 func (p *poison) clear() {
-	p.suspectIs(batchID{})
-	p.ended = 0
+	p.suspects, p.ended = nil, 0
 }
 
-// kin says that the suspect is like the batch that was set aside last: of the
+// kin says that x is like the batch that was set aside last: of the
 // same topic, or as large.
-func (p *poison) kin() bool {
-	return p.row == 0 && (p.topic == p.kinTopic && p.topic != "" || p.kinSize > 0 && p.size >= p.kinSize)
+func (p *poison) kin(x suspect) bool {
+	return p.row == 0 && (x.topic == p.kinTopic && x.topic != "" || p.kinSize > 0 && x.size >= p.kinSize)
 }
 
-// need is how many tests the suspect has to fail. While the broker takes no
+// need is how many tests x has to fail. While the broker takes no
 // batch at all, each one has to fail twice as many as the one before it: it is
 // then rather the broker's settings that are wrong, and mended some day.
-func (p *poison) need() int {
-	if p.kin() {
+func (p *poison) need(x suspect) int {
+	if p.kin(x) {
 		return asideKin
 	}
 	return asideAfter << min(p.row, patientUpTo)
@@ -226,9 +237,9 @@ func (p *poison) took(m *message) (usual bool) {
 	defer p.mu.Unlock()
 	p.row, p.stuck = 0, 0
 	p.sole.id = batchID{}
-	if m.id == p.suspect {
-		p.held, p.tested = nil, false
-		p.clear()
+	if _, suspected := p.suspects[m.id]; suspected {
+		p.held, p.tested, p.ended = nil, false, 0
+		delete(p.suspects, m.id)
 	}
 	if m.topic == p.kinTopic {
 		p.kinTopic = ""
@@ -254,8 +265,9 @@ func (p *poison) passed() {
 // at once, unless each is sent alone, or this one is tested.
 func (p *poison) hold(ctx context.Context, s *session, id batchID) error {
 	p.mu.Lock()
-	careful, test := p.careful > 0, p.careful > 0 && id == p.suspect
-	if test {
+	careful := p.careful > 0
+	_, test := p.suspects[id]
+	if test = test && careful; test {
 		p.held, p.tested = s, false
 	}
 	p.mu.Unlock()
@@ -326,25 +338,19 @@ func (s *session) quiet(ctx context.Context) error {
 	return s.until(ctx, func() bool { return s.pongs.Load() >= n })
 }
 
-// refusedMessage is that of a batch that is set aside.
-type refusedMessage struct {
-	topic string
-	size  int
-	tests int // that it has failed
-}
-
 // aside says that a batch is to be set aside, once.
-func (p *poison) aside(id batchID) (m refusedMessage, ok bool) {
+func (p *poison) aside(id batchID) (x suspect, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if id != p.suspect || p.failed < p.need() {
-		return refusedMessage{}, false
+	x, suspected := p.suspects[id]
+	if !suspected || x.failed < p.need(x) {
+		return suspect{}, false
 	}
-	m = refusedMessage{p.topic, p.size, p.failed}
-	p.kinTopic, p.kinSize = p.topic, p.size
+	p.kinTopic, p.kinSize = x.topic, x.size
 	p.row++
-	p.clear()
-	return m, true
+	p.ended = 0
+	delete(p.suspects, id)
+	return x, true
 }
 
 // refuses says that the broker is not likely to take soon what the last

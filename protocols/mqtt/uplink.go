@@ -310,10 +310,10 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 }
 
 // setAside announces a batch that the broker does not take as a gap.
-func (u *Uplink) setAside(s *session, token uint64, r *Record, m refusedMessage) error {
+func (u *Uplink) setAside(s *session, token uint64, r *Record, m suspect) error {
 	n := u.counts.aside.Add(1)
 	u.o.Log.Error("the broker closes the connection each time after a certain batch; it is set aside, and announced as a gap: check the broker's message size limit, and its rights for this user",
-		"uplink", u.o.Name, "broker", s.broker.String(), "topic", m.topic, "bytes", m.size, "stream", r.Stream, "seq", r.Seq, "readings", r.Readings, "tries", m.tests, "set_aside_so_far", n)
+		"uplink", u.o.Name, "broker", s.broker.String(), "topic", m.topic, "bytes", m.size, "stream", r.Stream, "seq", r.Seq, "readings", r.Readings, "tries", m.failed, "set_aside_so_far", n)
 	return u.announce(s, token, Gap{
 		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
 		Reason: ReasonRefused, Oldest: r.Time, Newest: r.Time,
