@@ -22,6 +22,7 @@ import (
 type database struct {
 	t   *testing.T
 	dir string
+	bin string // where its programs are
 }
 
 // startPostgres starts a real PostgreSQL. It refuses to run as root: then it
@@ -38,7 +39,7 @@ func startPostgres(t *testing.T) *database {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	d := &database{t: t, dir: dir}
+	d := &database{t: t, dir: dir, bin: bin}
 	var as *syscall.SysProcAttr
 	if os.Geteuid() == 0 {
 		u, err := user.Lookup("postgres")
@@ -77,7 +78,7 @@ func startPostgres(t *testing.T) *database {
 }
 
 func (d *database) psql(script string) *exec.Cmd {
-	cmd := exec.Command("psql", "-h", d.dir, "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qAt", "-f", "-")
+	cmd := exec.Command(filepath.Join(d.bin, "psql"), "-h", d.dir, "-U", "postgres", "-v", "ON_ERROR_STOP=1", "-qAt", "-f", "-")
 	cmd.Stdin = strings.NewReader(script)
 	return cmd
 }

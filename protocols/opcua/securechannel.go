@@ -44,6 +44,10 @@ type secureChannel struct {
 	number  uint32 // of the last chunk sent
 	request uint32 // the last request's id
 
+	// The number of the last chunk that came, once one has: the reader's alone.
+	heard    uint32
+	hasHeard bool
+
 	mu      sync.Mutex
 	id      uint32
 	waiting map[uint32]chan incoming // by request id; each has room for one
@@ -78,8 +82,10 @@ const (
 	chunkHeader    = 12
 	tokenHeader    = 4
 	sequenceHeader = 8
-	// sequenceLimit is where numbers begin anew (Part 6, 6.7.2.4).
+	// Numbers of chunks may begin anew once they are above sequenceLimit, and
+	// then below sequenceAnew (Part 6, 6.7.2.4).
 	sequenceLimit = math.MaxUint32 - 1024
+	sequenceAnew  = 1024
 	// renewAfter is the share of a token's life after which the next one is
 	// asked for (Part 4, 5.6.2.1), and renewAgain that between two attempts.
 	renewAfter = 0.75
@@ -305,7 +311,7 @@ func (s *secureChannel) send(req ua.Request, auth *ua.NodeID, timeout time.Durat
 // nextNumber counts the chunks that are sent.
 func (s *secureChannel) nextNumber() uint32 {
 	s.number++
-	if s.number > sequenceLimit {
+	if s.number == 0 {
 		s.number = 1
 	}
 	return s.number

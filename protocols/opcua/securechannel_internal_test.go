@@ -9,6 +9,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"math"
 	"slices"
 	"testing"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
 	"github.com/gopcua/opcua/uapolicy"
+	"github.com/gopcua/opcua/uasc"
 
 	"millrace/protocols/opcua/opcuatest"
 )
@@ -229,5 +231,74 @@ func TestChannelAborts(t *testing.T) {
 	defer c.sc.mu.Unlock()
 	if len(c.sc.waiting) != 0 {
 		t.Errorf("%d requests are still waited for", len(c.sc.waiting))
+	}
+}
+
+// Of signed chunks none may be missing, and none come twice.
+func TestChunkSequence(t *testing.T) {
+	t.Parallel()
+	const last = math.MaxUint32
+	for _, c := range []struct {
+		mode    ua.MessageSecurityMode
+		numbers []uint32
+		ok      bool
+	}{
+		{ua.MessageSecurityModeSign, []uint32{51, 52, 53}, true},
+		{ua.MessageSecurityModeSignAndEncrypt, []uint32{last - 1024, last - 1023, 1}, true},
+		{ua.MessageSecurityModeSign, []uint32{last - 1, last, 0, 1}, true},
+		{ua.MessageSecurityModeSign, []uint32{51, 53}, false},
+		{ua.MessageSecurityModeSign, []uint32{51, 51}, false},
+		{ua.MessageSecurityModeSign, []uint32{51, 50}, false},
+		{ua.MessageSecurityModeSign, []uint32{last - 1024, 1}, false},
+		{ua.MessageSecurityModeSign, []uint32{last, 1024}, false},
+		{ua.MessageSecurityModeNone, []uint32{7, 7, 3}, true},
+	} {
+		s := &secureChannel{cfg: &uasc.Config{SecurityMode: c.mode}}
+		var err error
+		for _, n := range c.numbers {
+			err = errors.Join(err, s.inSequence(binary.LittleEndian.AppendUint32(nil, n)))
+		}
+		if (err == nil) != c.ok || err != nil && !errors.Is(err, errMalformed) {
+			t.Errorf("%v: %v", c.numbers, err)
+		}
+	}
+	s := &secureChannel{number: last - 1}
+	if a, b := s.nextNumber(), s.nextNumber(); a != last || b != 1 {
+		t.Errorf("our own are %d, %d", a, b)
+	}
+}
+
+// A signed chunk that somebody on the way sends again ends the channel.
+func TestChunkReplay(t *testing.T) {
+	t.Parallel()
+	client, server := bytes.Repeat([]byte{1}, 32), bytes.Repeat([]byte{2}, 32)
+	theirs, err := uapolicy.Symmetric(ua.SecurityPolicyURIBasic256Sha256, server, client)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ours, err := uapolicy.Symmetric(ua.SecurityPolicyURIBasic256Sha256, client, server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &secureChannel{id: 5, cfg: &uasc.Config{SecurityMode: ua.MessageSecurityModeSign}, tokens: [2]*token{{id: 6, algo: ours}}}
+	chunk := func(number uint32) []byte {
+		b := []byte("MSGF\x00\x00\x00\x00")
+		for _, n := range []uint32{5, 6, number, 1000} {
+			b = binary.LittleEndian.AppendUint32(b, n)
+		}
+		b, err := protect(theirs, append(b, "body"...), chunkHeader+tokenHeader, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
+	parts := map[uint32]*partial{}
+	for _, n := range []uint32{1, 2} {
+		if err := s.handle(chunk(n), parts); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.handle(chunk(2), parts); !errors.Is(err, errMalformed) {
+		t.Errorf("the second time: %v", err)
 	}
 }

@@ -74,6 +74,9 @@ func (s *secureChannel) handle(c []byte, parts map[uint32]*partial) error {
 	if len(plain) < sequenceHeader {
 		return fmt.Errorf("%w: a chunk without a sequence header", errMalformed)
 	}
+	if err := s.inSequence(plain); err != nil {
+		return err
+	}
 	id, body := binary.LittleEndian.Uint32(plain[4:]), plain[sequenceHeader:]
 	answer := s.waitsFor(id)
 	if answer == nil {
@@ -81,6 +84,22 @@ func (s *secureChannel) handle(c []byte, parts map[uint32]*partial) error {
 		return nil
 	}
 	return s.collect(c[3], id, body, answer, parts)
+}
+
+// inSequence says that the chunk with this plain text follows the one before.
+// A signature does not tell whether chunks were taken out on the way, or came
+// twice; their numbers do (Part 6, 6.7.2.4). Without signatures, they prove
+// nothing.
+func (s *secureChannel) inSequence(plain []byte) error {
+	if s.cfg.SecurityMode == ua.MessageSecurityModeNone {
+		return nil
+	}
+	n, last, first := binary.LittleEndian.Uint32(plain), s.heard, !s.hasHeard
+	s.heard, s.hasHeard = n, true
+	if first || n == last+1 || last > sequenceLimit && n < sequenceAnew {
+		return nil
+	}
+	return fmt.Errorf("%w: chunk %d came after chunk %d: on the way some were taken out, or put in twice", errMalformed, n, last)
 }
 
 // waitsFor returns who waits for the answer to a request; nil: nobody.
@@ -165,6 +184,9 @@ func (s *secureChannel) handleOpening(c []byte) error {
 	}
 	if len(plain) < sequenceHeader || binary.LittleEndian.Uint32(plain[4:]) != o.request {
 		return fmt.Errorf("%w: an answer to another OpenSecureChannel", errMalformed)
+	}
+	if err := s.inSequence(plain); err != nil {
+		return err
 	}
 	body := slices.Clone(plain[sequenceHeader:])
 	if err := s.install(o, body); err != nil {

@@ -23,35 +23,35 @@ func (*Driver) ValueType(_ *protocols.Device, t *protocols.Tag) protocols.ValueT
 }
 
 func valueTypeOf(name string) protocols.ValueType {
-	switch name {
-	case "Boolean":
-		return protocols.ValueType{Kind: protocols.KindBool}
-	case "SByte":
-		return protocols.ValueType{Kind: protocols.KindInt, Bits: 8}
-	case "Int16":
-		return protocols.ValueType{Kind: protocols.KindInt, Bits: 16}
-	case "Int32":
-		return protocols.ValueType{Kind: protocols.KindInt, Bits: 32}
-	case "Int64":
-		return protocols.ValueType{Kind: protocols.KindInt, Bits: 64}
-	case "Byte":
-		return protocols.ValueType{Kind: protocols.KindUint, Bits: 8}
-	case "UInt16":
-		return protocols.ValueType{Kind: protocols.KindUint, Bits: 16}
-	case "UInt32":
-		return protocols.ValueType{Kind: protocols.KindUint, Bits: 32}
-	case "UInt64":
-		return protocols.ValueType{Kind: protocols.KindUint, Bits: 64}
-	case "Float":
-		return protocols.ValueType{Kind: protocols.KindFloat32}
-	case "Double":
-		return protocols.ValueType{Kind: protocols.KindFloat64}
-	case "String", "LocalizedText", "QualifiedName", "Guid":
-		return protocols.ValueType{Kind: protocols.KindString}
-	case "ByteString":
-		return protocols.ValueType{Kind: protocols.KindBytes}
-	case "DateTime":
-		return protocols.ValueType{Kind: protocols.KindTime}
+	for _, t := range valueTypes {
+		if t.name == name {
+			return protocols.ValueType{Kind: t.kind, Bits: t.bits}
+		}
 	}
 	return protocols.ValueType{}
+}
+
+// valueTypes are the built-in types whose values have one form.
+var valueTypes = [...]struct { //nolint:gochecknoglobals // a constant table
+	name string
+	kind protocols.Kind
+	bits int
+}{
+	{"Boolean", protocols.KindBool, 0},
+	{"SByte", protocols.KindInt, 8},
+	{"Byte", protocols.KindUint, 8},
+	{"Int16", protocols.KindInt, 16},
+	{"UInt16", protocols.KindUint, 16},
+	{"Int32", protocols.KindInt, 32},
+	{"UInt32", protocols.KindUint, 32},
+	{"Int64", protocols.KindInt, 64},
+	{"UInt64", protocols.KindUint, 64},
+	{"Float", protocols.KindFloat32, 0},
+	{"Double", protocols.KindFloat64, 0},
+	{"String", protocols.KindString, 0},
+	{"LocalizedText", protocols.KindString, 0},
+	{"QualifiedName", protocols.KindString, 0},
+	{"Guid", protocols.KindString, 0},
+	{"ByteString", protocols.KindBytes, 0},
+	{"DateTime", protocols.KindTime, 0},
 }
