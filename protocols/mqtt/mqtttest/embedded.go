@@ -63,7 +63,7 @@ func StartEmbedded(addr string, webSocket bool, log *slog.Logger) (*Embedded, er
 		l.Close() // mochi's WebSocket opens its own
 		entry = listeners.NewWebsocket(listeners.Config{ID: "ws", Type: "ws", Address: e.addr})
 	}
-	if err := s.AddListener(entry); err != nil {
+	if err := s.AddListener(newCounted(entry)); err != nil {
 		return nil, fmt.Errorf("embedded broker: %w", err)
 	}
 	if err := s.Serve(); err != nil {
