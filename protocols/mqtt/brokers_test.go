@@ -39,11 +39,14 @@ func TestFallback(t *testing.T) {
 	}
 	mqtttest.WaitFor(t, "the state at the second", func() bool { _, ok := at2.State("press-1"); return ok })
 	first.Start()
+	// The receiver may still have had some of before in hand: only a new session
+	// says that we are back.
+	mqtttest.WaitFor(t, "the first to be in use again", func() bool {
+		st := u.Stats()
+		return st.Broker == first.URL("mqtt") && !st.Fallback && st.Connected
+	})
 	before := at1.Count()
 	mqtttest.WaitFor(t, "batches at the first again", func() bool { return at1.Count() > before+100 })
-	if st := u.Stats(); st.Broker != first.URL("mqtt") || st.Fallback {
-		t.Errorf("%s is said to be in use", st.Broker)
-	}
 	mqtttest.WaitFor(t, "the second to know that we left", func() bool { return at2.Status("gw-1")["reason"] == "stopped" })
 	cancel()
 	u.Disconnect()
