@@ -48,6 +48,10 @@ type Options struct {
 	// ClockSet, if not nil, is called after somebody set the wall clock, by a
 	// goroutine of the buffer. It must not wait.
 	ClockSet func()
+	// Dropped, if not nil, is told of each record that an uplink will not get, with
+	// the reason of its gap notice, as far as the record can still be read. It must
+	// not wait, nor call the buffer; r.Data is valid during the call.
+	Dropped func(uplink, reason string, r Record)
 	// Log gets what a person should know; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -261,6 +265,11 @@ func (b *Buffer) giveUp(seq uint64) {
 			Reason: ReasonDisk, Oldest: at, Newest: at,
 		})
 		u.wake()
+		if b.o.Dropped != nil {
+			told := r
+			told.Time = b.clocks.wall(b.ord, at)
+			b.o.Dropped(u.name, ReasonDisk, told)
+		}
 	}
 	if missed {
 		b.counts.drop(ReasonDisk, 1, uint64(r.Readings))

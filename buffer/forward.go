@@ -60,6 +60,9 @@ type ForwardOptions struct {
 	// OnState, if not nil, is told of every change of the connection, by the
 	// goroutine of Forward.
 	OnState func(ForwardState)
+	// OnAcked, if not nil, is told of each item that the far side has taken for
+	// good, once and in order, by its token. It must not wait, nor call the buffer.
+	OnAcked func(token uint64)
 }
 
 // ForwardState is the state of an uplink's connection.
@@ -121,6 +124,7 @@ func (b *Buffer) Forward(ctx context.Context, name string, p Publisher, o Forwar
 
 	b.mu.Lock()
 	u.catchUp(&o)
+	u.onAcked = o.OnAcked
 	b.mu.Unlock()
 	f := &forwarder{b: b, u: u, p: p, o: o}
 	defer f.close()

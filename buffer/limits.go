@@ -194,9 +194,11 @@ func (b *Buffer) evict(s *segment, reason string) error {
 		b.mu.Lock()
 	}
 	most, batches := uint64(0), uint64(0)
+	missed := map[string][][2]uint64{}
 	for _, u := range b.uplinks {
 		lost, n := uint64(0), uint64(0)
-		for _, part := range u.uncovered(s.ord, s.first, s.last) {
+		missed[u.name] = u.uncovered(s.ord, s.first, s.last)
+		for _, part := range missed[u.name] {
 			g := m.gap(part[0], part[1])
 			g.Stream, g.Reason = s.stream, reason
 			u.miss(s.ord, g)
@@ -210,9 +212,58 @@ func (b *Buffer) evict(s *segment, reason string) error {
 	if err := b.saveState(); err != nil {
 		return err
 	}
+	if b.o.Dropped != nil {
+		b.tellDropped(s, reason, missed)
+	}
 	b.remove([]*segment{s})
 	b.log.Warn("the buffer gave up its oldest file", "file", s.name(), "reason", reason, "readings", most)
 	return nil
+}
+
+// tellDropped tells of each record of s that uplinks will not get.
+func (b *Buffer) tellDropped(s *segment, reason string, missed map[string][][2]uint64) {
+	src, err := b.disk.files.acquire(s)
+	if err != nil {
+		return
+	}
+	defer b.disk.files.release(s)
+	dec, err := newChunkDecoder()
+	if err != nil {
+		return
+	}
+	defer dec.close()
+	b.mu.Lock()
+	_, history := b.clocks.origin(s.ord)
+	b.mu.Unlock()
+	base, _ := history.Base()
+	var recs []Record
+	var arena []byte
+	err = src.each(s.first, func(v []byte) bool {
+		h, body, err := parseChunk(v, streamTag(s.stream))
+		if err != nil {
+			return true // it is damaged: nobody knows whose readings it held
+		}
+		set := stepped(history, &h)
+		if recs, arena, err = dec.decode(&h, body, recs[:0], arena[:0]); err != nil {
+			return true
+		}
+		for i := range recs {
+			recs[i].Stream, recs[i].Time = s.stream, recs[i].Time-set+base
+			for uplink, parts := range missed {
+				if anyHolds(parts, recs[i].Seq) {
+					b.o.Dropped(uplink, reason, recs[i])
+				}
+			}
+		}
+		return true
+	})
+	if err != nil {
+		b.log.Debug("what was given up could not be read to its end", "file", s.name(), "err", err)
+	}
+}
+
+func anyHolds(parts [][2]uint64, seq uint64) bool {
+	return slices.ContainsFunc(parts, func(p [2]uint64) bool { return p[0] <= seq && seq <= p[1] })
 }
 
 // fits tells, under the lock, whether m can say exactly what every uplink

@@ -30,6 +30,7 @@ type uplink struct {
 	flightAt int
 	backlog  int    // of them, those of the backlog's lane
 	token    uint64 // the last one given out
+	onAcked  func(token uint64)
 
 	notify    chan struct{} // wakes the forwarder; holds one
 	waiting   bool          // the forwarder wants to be woken
@@ -193,6 +194,9 @@ func (u *uplink) land(token uint64, now time.Duration) (moved bool) {
 			u.pacer.Acked(f.sent, now)
 		}
 		u.take(f.at, f.live)
+		if u.onAcked != nil {
+			u.onAcked(f.token)
+		}
 		f.gap = nil
 		moved = true
 	}

@@ -340,7 +340,9 @@ func (b *bus) serve(work context.Context) {
 		return
 	}
 	due := g.due
-	g.dev.counters.missed.Add(uint64(g.reschedule(now)))
+	skipped := g.reschedule(now)
+	g.count(due, 1+skipped)
+	g.dev.counters.missed.Add(uint64(skipped))
 	b.sched.changed(g)
 	if b.mustWait(g, now) {
 		g.dev.unit.wants = g
@@ -348,10 +350,15 @@ func (b *bus) serve(work context.Context) {
 		return
 	}
 	g.dev.counters.delay.observe(max(now.Sub(due), 0))
+	silent := g.dev.unit.silent
 	b.scan(work, g)
 	// What became due while it was read is left out, and counted.
-	g.dev.counters.missed.Add(uint64(g.overrun(b.now())))
-	b.sched.changed(g)
+	over := b.passOver(g, b.now())
+	if silent || g.dev.unit.silent || !b.connected {
+		g.dev.late = lateness{} // it waits for its probe, which is not the bus's fault
+	} else {
+		g.dev.late.count(now, skipped+over)
+	}
 }
 
 // dueGroup returns the group that is due, or nil. Those that are being read
@@ -365,9 +372,19 @@ func (b *bus) dueGroup(now time.Time) *group {
 		if !g.busy {
 			return g
 		}
-		g.dev.counters.missed.Add(uint64(g.overrun(now)))
-		b.sched.changed(g)
+		b.passOver(g, now)
 	}
+}
+
+// passOver leaves out the turns of g that came while it was read, and counts
+// them.
+func (b *bus) passOver(g *group, now time.Time) (turns int) {
+	from := g.due
+	turns = g.overrun(now)
+	g.count(from, turns)
+	g.dev.counters.missed.Add(uint64(turns))
+	b.sched.changed(g)
+	return turns
 }
 
 // mustWait says that the unit of g is silent and has to wait for its probe.
@@ -528,8 +545,12 @@ func (b *bus) connect(work context.Context, now time.Time) bool {
 		}
 		return false
 	}
+	again := b.connErr != nil
 	b.connected, b.proven, b.connErr = true, false, nil
 	for _, d := range b.devices {
+		if again {
+			d.book.Connected(b.now())
+		}
 		b.tellAdvice(d)
 	}
 	return true

@@ -17,6 +17,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/collector/ledger"
 	"millrace/configs"
 	"millrace/protocols"
 )
@@ -39,7 +40,9 @@ type Options struct {
 	// State is told the state of each device at the start and at each change,
 	// from several goroutines. It must not wait for anything.
 	State func(DeviceState)
-	Log   *slog.Logger
+	// Ledger is where readings are counted by device and hour; nil: nowhere.
+	Ledger *ledger.Ledger
+	Log    *slog.Logger
 	// Now is the wall clock, with a monotonic part; nil: time.Now. What is
 	// awaited goes by the monotonic part, what is shown by the wall clock.
 	Now func() time.Time
@@ -99,9 +102,11 @@ func (c *Collector) Apply(devices []*protocols.Device) error {
 	}
 	for _, d := range old {
 		if !slices.Contains(next, d) {
+			d.countUp()
 			d.retired.Store(true)
 		}
 	}
+	c.bookDevices(next)
 	// The first states go out before a bus can tell a newer one.
 	for _, d := range next {
 		d.start()

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"millrace/collector/ledger"
 	"millrace/protocols"
 )
 
@@ -25,6 +26,7 @@ type device struct {
 	schema   *protocols.Schema
 	schemaID uint64
 	chosen   []protocols.Reading // of a batch of which not all goes out; used again for each
+	good     int                 // of chosen, those that are good
 	batch    protocols.Batch     // what is encoded; the same
 	record   []byte              // the same
 
@@ -39,6 +41,8 @@ type device struct {
 	retired atomic.Bool // a reload has replaced it or taken it away
 
 	history history // values that were missed and read afterwards
+	book    *ledger.Device
+	late    lateness
 
 	counters counters
 	view     view
@@ -66,13 +70,14 @@ type view struct {
 	advice     []string            // what to change in the configuration
 	values     []protocols.Reading // the newest of each tag, before changes are selected
 	times      []int64             // when they arrived, in ms; 0: not yet
+	watch      *watch              // of a subscription: what is due of it, and what is known
 }
 
 func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 	d := &device{
 		cfg: cfg, appender: o.Appender, onState: o.State, log: o.Log.With("device", cfg.ID), now: o.Now,
 		schema: &protocols.Schema{Device: cfg.ID},
-		faulty: map[*group]error{},
+		faulty: map[*group]error{}, book: o.Ledger.Device(cfg.ID),
 	}
 	d.view.values = make([]protocols.Reading, len(cfg.Tags))
 	d.view.times = make([]int64, len(cfg.Tags))
@@ -89,6 +94,7 @@ func newDevice(cfg *protocols.Device, o Options) (*device, error) {
 	d.schemaID = d.schema.ID()
 	if cfg.OPCUA.Subscribe {
 		d.before = make([]remembered, len(cfg.Tags))
+		d.view.watch = newWatch(cfg, d.book, o.Now())
 	}
 	d.state = newStateMachine(cfg, o.Now())
 	d.view.state = d.state.cur
@@ -107,7 +113,9 @@ func (d *device) start() {
 		return
 	}
 	d.started = true
-	d.onState(d.view.current())
+	s := d.view.current()
+	d.book.State(d.now(), bookState(s.State), d.state.lastAnswer, s.Reason)
+	d.onState(s)
 }
 
 // groups makes the scans of a device that is polled: one for each interval.
@@ -157,7 +165,9 @@ func (d *device) scanned(g *group, res protocols.ScanResult, took time.Duration)
 	if full {
 		g.snapshot = now
 	}
-	d.send(d.takeScan(g, now, took, full), now.UnixMilli())
+	rs, n := d.takeScan(g, now, took, full)
+	n.sent = d.send(rs, n.sent, now.UnixMilli())
+	d.book.Scanned(now, ledger.Scan{Read: int(n.good + n.uncertain + n.bad - n.none), Good: int(n.good), Sent: n.sent, Took: took})
 	if d.note(g, res.Err) {
 		d.tellState()
 	}
@@ -179,7 +189,7 @@ func (d *device) advised(advice []string) {
 
 // takeScan puts what a scan brought through the pipelines, and returns what
 // is to go out: all of it, where it is, unless some tags bring changes only.
-func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) []protocols.Reading {
+func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool) ([]protocols.Reading, qualities) {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	d.newBatch()
@@ -198,16 +208,19 @@ func (d *device) takeScan(g *group, now time.Time, took time.Duration, full bool
 	}
 	d.counters.add(n)
 	if d.selects {
-		return d.chosen
+		n.sent = d.good
+		return d.chosen, n
 	}
-	return g.out
+	n.sent = int(n.good)
+	return g.out, n
 }
 
 // takeWhole takes in a scan of all of the device's tags to which nothing is to
 // be done: the scan's readings and the newest ones change places, and nothing
 // is copied. The caller holds the view's lock.
-func (d *device) takeWhole(g *group, ms int64) []protocols.Reading {
+func (d *device) takeWhole(g *group, ms int64) ([]protocols.Reading, qualities) {
 	var n [protocols.Bad + 1]uint64
+	none := uint64(0)
 	for i := range g.out {
 		r := &g.out[i]
 		r.Tag = int32(i)
@@ -215,13 +228,17 @@ func (d *device) takeWhole(g *group, ms int64) []protocols.Reading {
 			r.SetBad(protocols.NotANumber)
 		}
 		n[r.Quality]++
+		if r.Quality == protocols.Bad && r.Reason.NoValue() {
+			none++
+		}
 	}
 	for i := range d.view.times {
 		d.view.times[i] = ms
 	}
-	d.counters.add(qualities{good: n[protocols.Good], uncertain: n[protocols.Uncertain], bad: n[protocols.Bad]})
+	all := qualities{good: n[protocols.Good], uncertain: n[protocols.Uncertain], bad: n[protocols.Bad], none: none, sent: int(n[protocols.Good])}
+	d.counters.add(all)
 	d.view.values, g.out = g.out, d.view.values
-	return d.view.values
+	return d.view.values, all
 }
 
 // unansweredScan takes in that a scan had no answer. At the first time that
@@ -246,6 +263,7 @@ func (d *device) reported(rep protocols.Report) {
 		return
 	}
 	d.counters.lost.Add(rep.Lost)
+	d.bookLost(rep.Lost)
 	d.noteMonitoring(rep.Monitoring)
 	ms := rep.Time.UnixMilli()
 	if rep.Resumed != nil {
@@ -253,7 +271,7 @@ func (d *device) reported(rep protocols.Report) {
 	}
 	if len(rep.Readings) > 0 {
 		d.takeReport(&rep, ms)
-		d.send(d.chosen, ms)
+		d.sendChosen(ms)
 	}
 	if rep.Resumed == nil && len(rep.Readings) == 0 && d.down {
 		return // it says nothing of a value yet
@@ -290,7 +308,7 @@ func (d *device) resend(now time.Time) {
 			d.add(&d.view.values[i])
 		}
 	}
-	d.send(d.chosen, now.UnixMilli())
+	d.sendChosen(now.UnixMilli())
 }
 
 // take puts one reading through its tag's pipeline, and says whether it is to
@@ -300,6 +318,9 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) b
 	p := &d.pipes[r.Tag]
 	p.transform(r)
 	n.count(r)
+	if d.view.watch != nil {
+		d.view.watch.set(r, d.now)
+	}
 	d.view.values[r.Tag] = *r
 	d.view.times[r.Tag] = ms
 	if d.before != nil {
@@ -316,7 +337,11 @@ func (d *device) take(r *protocols.Reading, ms int64, full bool, n *qualities) b
 
 // qualities counts readings. An atomic counter for each of them would take
 // more than all else that is done to it.
-type qualities struct{ good, uncertain, bad uint64 }
+type qualities struct {
+	good, uncertain, bad uint64
+	none                 uint64 // of bad, those for which the device gave no value
+	sent                 int    // of good, those that go out
+}
 
 func (n *qualities) count(r *protocols.Reading) {
 	switch r.Quality {
@@ -326,6 +351,9 @@ func (n *qualities) count(r *protocols.Reading) {
 		n.uncertain++
 	case protocols.Bad:
 		n.bad++
+		if r.Reason.NoValue() {
+			n.none++
+		}
 	}
 }
 
@@ -337,19 +365,32 @@ func (c *counters) add(n qualities) {
 
 // newBatch begins a batch. What an internal error left behind of the one
 // before must not get into it: a tag would stand there twice.
-func (d *device) newBatch() { d.chosen = d.chosen[:0] }
+func (d *device) newBatch() { d.chosen, d.good = d.chosen[:0], 0 }
 
-func (d *device) add(r *protocols.Reading) { d.chosen = append(d.chosen, *r) }
+func (d *device) add(r *protocols.Reading) {
+	d.chosen = append(d.chosen, *r)
+	if r.Quality == protocols.Good {
+		d.good++
+	}
+}
 
-// send hands a batch over, if there is anything in it.
-func (d *device) send(rs []protocols.Reading, ms int64) {
+// sendChosen hands over what was chosen of a report, or to be sent again.
+func (d *device) sendChosen(ms int64) {
+	if n := d.send(d.chosen, d.good, ms); n > 0 {
+		d.book.Scanned(time.UnixMilli(ms), ledger.Scan{Sent: n})
+	}
+}
+
+// send hands a batch over, if there is anything in it. good is how many good
+// readings it has; it returns how many of them were taken.
+func (d *device) send(rs []protocols.Reading, good int, ms int64) (taken int) {
 	if len(rs) == 0 {
-		return
+		return 0
 	}
 	if !ascending(rs) {
 		slices.SortStableFunc(rs, func(a, b protocols.Reading) int { return int(a.Tag - b.Tag) })
 	}
-	d.append(rs, ms)
+	return good - d.append(rs, ms)
 }
 
 // ascending says that rs is in the order of its tags. (slices.IsSortedFunc
@@ -368,20 +409,27 @@ func ascending(rs []protocols.Reading) bool {
 const maxRecord = 256 << 10
 
 // append encodes the readings and hands them over, in as many batches as it
-// takes.
-func (d *device) append(rs []protocols.Reading, ms int64) {
+// takes. It returns how many good ones were not taken.
+func (d *device) append(rs []protocols.Reading, ms int64) (lost int) {
 	d.batch.Schema, d.batch.Readings, d.batch.Historical = d.schema, rs, d.history.sending
 	d.record = protocols.EncodeBatch(d.record[:0], &d.batch)
 	if len(d.record) > maxRecord && len(rs) > 1 {
-		d.append(rs[:len(rs)/2], ms)
-		d.append(rs[len(rs)/2:], ms)
-		return
+		return d.append(rs[:len(rs)/2], ms) + d.append(rs[len(rs)/2:], ms)
 	}
 	err := d.appender.Append(ms, d.schemaID, len(rs), d.record)
 	if err != nil && !d.refused {
 		d.log.Error("batches of this device cannot be buffered, and are lost", "readings", len(rs), "error", err)
 	}
 	d.refused = err != nil
+	if err == nil {
+		return 0
+	}
+	for i := range rs {
+		if rs[i].Quality == protocols.Good {
+			lost++
+		}
+	}
+	return lost
 }
 
 // unanswered takes in that the device did not answer: all its tags go out as
@@ -391,7 +439,7 @@ func (d *device) unanswered(err error) {
 	if !d.down {
 		d.down = true
 		d.takeBad(protocols.ReasonOf(err), now.UnixMilli())
-		d.send(d.chosen, now.UnixMilli())
+		d.send(d.chosen, d.good, now.UnixMilli())
 		clear(d.faulty)
 	}
 	if d.state.unanswered(now, err) {
@@ -434,6 +482,9 @@ func (d *device) note(g *group, err error) bool {
 			break
 		}
 	}
+	if err == nil {
+		err = d.late.err
+	}
 	return d.state.answered(d.now(), err)
 }
 
@@ -451,6 +502,7 @@ func (d *device) tellState() {
 	} else {
 		d.log.Warn("device state", "state", s.State, "reason", s.Reason)
 	}
+	d.book.State(d.now(), bookState(s.State), d.state.lastAnswer, s.Reason)
 	d.onState(s)
 }
 

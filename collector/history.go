@@ -20,6 +20,7 @@ type history struct {
 	pipes   []pipeline // of the readings that are caught up with; nil: none are
 	sending bool       // what is encoded is historical
 	inBatch []bool     // by tag, in the batch that is made
+	lost    uint64     // values that were taken from those that were read, and may be found
 
 	mu      sync.Mutex // guards what follows
 	outages []protocols.Outage
@@ -52,6 +53,7 @@ func (d *device) reportedHistory(rep protocols.Report) {
 	}
 	d.counters.backfilled.Add(uint64(len(rep.Readings)))
 	d.counters.lost.Add(rep.Lost)
+	d.bookLost(rep.Lost)
 	h.sending = true
 	defer func() { h.sending = false }()
 	ms := rep.Time.UnixMilli()
@@ -81,7 +83,7 @@ func (d *device) reportedHistory(rep protocols.Report) {
 }
 
 func (d *device) sendHistory(ms int64) {
-	d.send(d.chosen, ms)
+	d.sendChosen(ms)
 	d.newBatch()
 	clear(d.history.inBatch)
 }
@@ -111,6 +113,7 @@ func (d *device) noteOutage(o protocols.Outage) {
 	}
 	h.seconds[o.Filled()] += max(o.To.Sub(o.From).Seconds(), 0)
 	h.mu.Unlock()
+	d.bookFilled(&o)
 	text := outageText(d.cfg.ID, &o)
 	if o.Filled() == protocols.FilledYes {
 		d.log.Info("an outage is over", "outcome", text, "filled", o.Filled())

@@ -30,7 +30,7 @@ func (d *device) hold(tag int) bool {
 // has outlived it, so what has changed since will be reported.
 func (d *device) resume(tags []int32, ms int64) {
 	d.takeBack(tags, ms)
-	d.send(d.chosen, ms)
+	d.sendChosen(ms)
 }
 
 func (d *device) takeBack(tags []int32, ms int64) {
@@ -43,6 +43,7 @@ func (d *device) takeBack(tags []int32, ms int64) {
 		}
 		h := &d.before[tag]
 		h.held = false
+		d.view.watch.set(&h.reading, d.now)
 		d.view.values[tag], d.view.times[tag] = h.reading, h.time
 		d.pipes[tag].remember(&h.reading)
 		d.add(&h.reading)

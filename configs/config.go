@@ -20,6 +20,12 @@ type Config struct {
 	Uplinks []Uplink
 	Console Console
 	Devices []*protocols.Device // disabled ones too
+
+	// Equipment is the machines of the equipment ledger or, where there is none,
+	// one for each device.
+	Equipment       []Equipment
+	EquipmentLedger string // the path of its file, absolute; empty: there is none
+	Connectivity    Connectivity
 }
 
 // Gateway says who this agent is.

@@ -7,9 +7,11 @@ import "time"
 type draft struct {
 	Config
 
-	node    *node
-	uplinks []*uplinkDraft
-	devices []*deviceDraft
+	node         *node
+	uplinks      []*uplinkDraft
+	devices      []*deviceDraft
+	ledger       *node // of equipment; nil: not given
+	connectivity connectivityDraft
 }
 
 type uplinkDraft struct {
@@ -75,7 +77,23 @@ func rootTable() table[draft] {
 				},
 			},
 		},
-		later[draft]("equipment"),
+		{
+			name: "equipment",
+			doc:  "The ledger of all production equipment of the site, connected or not: a .csv or .xlsx file. Left out: the devices are the equipment.",
+			val:  ledgerValue{},
+		},
+		{
+			name: "connectivity",
+			doc:  "How the connectivity figures are counted, and what counts as networked.",
+			val: object[draft, connectivityDraft]{
+				table: connectivityTable(),
+				hint:  "write connectivity: {timezone: Asia/Shanghai}",
+				at: func(d *draft, n *node) *connectivityDraft {
+					d.connectivity.node = n
+					return &d.connectivity
+				},
+			},
+		},
 	}}
 }
 

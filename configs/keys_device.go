@@ -60,10 +60,9 @@ func deviceTable() table[deviceDraft] {
 	keys = append(keys, opcuaReadKeys()...)
 	keys = append(keys, key[deviceDraft]{
 		name: "tags", required: true,
-		doc: "What is read from the device. A tag map's path (.csv, relative to this file), or a list of tags right here.",
+		doc: "What is read from the device. A tag map's path (.csv or .xlsx, relative to this file), or a list of tags right here.",
 		val: tagsValue{},
 	})
-	keys = append(keys, later[deviceDraft]("equipment"))
 	return table[deviceDraft]{where: "a device", keys: keys}
 }
 

@@ -74,6 +74,7 @@ func levels() []level {
 	root, gateway, buffer, uplink := rootTable(), gatewayTable(), bufferTable(), uplinkTable()
 	tls, console, device, tag := tlsTable(), consoleTable(), deviceTable(), tagTable()
 	security, auth := securityTable(), authTable()
+	connectivity, networked, shift := connectivityTable(), networkedTable(), shiftTable()
 	return []level{
 		{"the top level", root.names()},
 		{gateway.where, gateway.names()},
@@ -84,6 +85,9 @@ func levels() []level {
 		{tls.where, tls.names()},
 		{security.where, security.names()},
 		{auth.where, auth.names()},
+		{connectivity.where, connectivity.names()},
+		{networked.where, networked.names()},
+		{shift.where, shift.names()},
 		{tag.where, tag.names()},
 	}
 }
@@ -123,7 +127,7 @@ func (l *loader) read(root *table[draft], d *draft) {
 	empty := &node{kind: mapNode, pos: d.node.pos}
 	for i := range root.keys {
 		k := &root.keys[i]
-		if n := d.node.get(k.name); n == nil && slices.Contains([]string{"buffer", "console"}, k.name) {
+		if n := d.node.get(k.name); n == nil && slices.Contains([]string{"buffer", "console", "connectivity"}, k.name) {
 			k.val.read(l, k.name, empty, d)
 		}
 	}
@@ -132,6 +136,7 @@ func (l *loader) read(root *table[draft], d *draft) {
 	l.checkUplinks(d)
 	l.checkDevices(d)
 	l.checkFilters(d)
+	l.checkConnectivity(d)
 }
 
 // config returns what was read.

@@ -101,6 +101,11 @@ devices:
 		}},
 		Console: configs.Console{Listen: "127.0.0.1:8080"},
 		Devices: []*protocols.Device{&press, &robot},
+		Equipment: []configs.Equipment{
+			{Asset: "press-1", Name: "press-1", Digital: true, Devices: []string{"press-1"}},
+			{Asset: "robot-7", Name: "robot-7", Digital: true, Devices: []string{"robot-7"}},
+		},
+		Connectivity: configs.Connectivity{Path: filepath.Join(dir, "data", "ledger"), Keep: 9600 * time.Hour, Uplink: "platform", NetworkedHours: 0.9},
 	})
 }
 

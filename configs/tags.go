@@ -1,11 +1,6 @@
 package configs
 
-import (
-	"path/filepath"
-	"strings"
-
-	"millrace/protocols"
-)
+import "millrace/protocols"
 
 // orderNotGiven marks a tag that has its device's order.
 const orderNotGiven = ^protocols.Order(0)
@@ -75,22 +70,10 @@ func (dev *deviceDraft) noteBadCell(name string) {
 	dev.badCells[cell{len(dev.Tags), name}] = true
 }
 
-// tagFile reads the tag map that n names.
-func (l *loader) tagFile(n *node, dev *deviceDraft) {
-	switch ext := strings.ToLower(filepath.Ext(n.text)); ext {
-	case ".csv":
-		l.csvFile(n, dev)
-	case ".xlsx", ".xls":
-		l.problem(n.pos, "tags: %s files are not in this version of Millrace: save the tag map as CSV UTF-8 (.csv)", ext)
-	default:
-		l.problem(n.pos, "tags: expected a tag map's path that ends in .csv, or a list of tags, got %s", n.describe())
-	}
-}
-
 func (tagsValue) schema() schema {
 	tags := tagTable()
 	return schema{"anyOf": []schema{
-		{"type": "string", "pattern": `(\.[cC][sS][vV]|\})$`},
+		{"type": "string", "pattern": `(\.[cC][sS][vV]|\.[xX][lL][sS][xX]|\})$`},
 		{"type": "array", "minItems": 1, "items": tags.schema()},
 	}}
 }

@@ -37,6 +37,19 @@ const (
 	NotReadable     Reason = "not_readable"      // OPC UA BadNotReadable and its like
 )
 
+// NoValue says, of a bad reading, that the device gave no value for it: it did
+// not answer, or it refused. The others are of values that are no good.
+func (r Reason) NoValue() bool {
+	switch r {
+	case NotANumber, OutOfRange, Overflow, ExpressionError:
+		return false
+	case Timeout, Offline, IllegalAddress, IllegalValue, IllegalFunction, DeviceFailure, DeviceBusy, GatewayNoPath, GatewayNoAnswer,
+		Malformed, UnsupportedType, NoSuchNode, NotReadable:
+		return true
+	}
+	return len(r) < 3 || r[:3] != "Bad" // the status that an OPC UA server gave with the value
+}
+
 // Reading is one tag's value at one time.
 type Reading struct {
 	Value   Value

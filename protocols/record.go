@@ -339,6 +339,42 @@ func DecodeBatch(b *Batch, data []byte, s *Schema) error {
 	return r.err
 }
 
+// GoodReadings returns how many good readings a record holds, without decoding
+// it; 0 for one that is damaged.
+func GoodReadings(data []byte) int {
+	r := recordReader{data: data}
+	version, flags := r.byte(), r.byte()
+	n := r.count(maxRecordTags)
+	if r.err != nil || version != recordVersion {
+		return 0
+	}
+	if flags&flagReasons == 0 {
+		return n
+	}
+	if flags&flagFull == 0 {
+		for range n {
+			r.uvarint()
+		}
+	}
+	for range r.count(n) {
+		r.bytes(r.count(math.MaxInt32))
+	}
+	if notGood := r.count(n); r.err == nil {
+		return n - notGood
+	}
+	return 0
+}
+
+// Good returns how many of the batch's readings are good.
+func (b *Batch) Good() (n int) {
+	for i := range b.Readings {
+		if b.Readings[i].Quality == Good {
+			n++
+		}
+	}
+	return n
+}
+
 // recordReader takes a record apart. After the first error all that it
 // returns is zero.
 type recordReader struct {

@@ -23,12 +23,17 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 		return e.damaged(s, m, r, err)
 	}
 	passes := e.passes(schema)
-	if !passes.nothing() {
-		if err := protocols.DecodeBatch(&e.batch, r.Data, schema); err != nil {
-			return e.damaged(s, m, r, err)
-		}
+	if passes.nothing() {
+		m.skip = true
+		e.u.handed(token, &r, passed{filtered: protocols.GoodReadings(r.Data)})
+		return e.submitCounted(s, m)
 	}
-	if passes.nothing() || !passes.apply(&e.batch) {
+	if err := protocols.DecodeBatch(&e.batch, r.Data, schema); err != nil {
+		return e.damaged(s, m, r, err)
+	}
+	some, n := passes.applyCounted(&e.batch)
+	e.u.handed(token, &r, n)
+	if !some {
 		m.skip = true
 		return e.submitCounted(s, m)
 	}
@@ -66,6 +71,7 @@ var errUnborn = errors.New("its values do not fit their births")
 // damaged announces a batch that cannot be sent as a gap.
 func (e *edge) damaged(s *session, m *message, r Record, why error) error {
 	e.u.noteDamaged(r, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, why))
+	e.u.handed(m.token, &r, passed{aside: ReasonDamaged})
 	e.gap(m, Gap{
 		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
 		Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,

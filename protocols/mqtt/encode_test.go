@@ -287,7 +287,7 @@ func TestNoAllocations(t *testing.T) {
 	r := Record{Stream: "01KA", Seq: 1, Time: now, Data: protocols.EncodeBatch(nil, b)}
 	buf := make([]byte, 0, 16<<10)
 	allocs := testing.AllocsPerRun(100, func() {
-		if _, _, err := f.record(buf[:0], r); err != nil {
+		if _, _, _, err := f.record(buf[:0], r); err != nil {
 			t.Fatal(err)
 		}
 	})
@@ -304,7 +304,7 @@ func BenchmarkRecord(b *testing.B) {
 	buf := make([]byte, 0, 64<<10)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, _, err := f.record(buf[:0], r); err != nil {
+		if _, _, _, err := f.record(buf[:0], r); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -75,3 +75,15 @@ func (f *filtered) apply(b *protocols.Batch) bool {
 	b.Readings, b.Schema = kept, f.schema
 	return len(kept) > 0
 }
+
+// applyCounted is apply, and says how many good readings pass.
+func (f *filtered) applyCounted(b *protocols.Batch) (some bool, n passed) {
+	all := b.Good()
+	if f.index == nil {
+		return true, passed{sent: all}
+	}
+	some = f.apply(b)
+	n.sent = b.Good()
+	n.filtered = all - n.sent
+	return some, n
+}

@@ -18,9 +18,10 @@ type format interface {
 	// status makes the retained message that says whether the gateway is
 	// connected; the one of kind broken is the last will.
 	status(kind statusKind) outgoing
-	// record appends the data message of r to dst, and returns its topic.
-	// Its error says that r cannot be decoded, or is errNothing.
-	record(dst []byte, r Record) (topic string, body []byte, err error)
+	// record appends the data message of r to dst, and returns its topic, and how
+	// much of it passes the filter. Its error says that r cannot be decoded, or is
+	// errNothing.
+	record(dst []byte, r Record) (topic string, body []byte, n passed, err error)
 	// gap appends the notice of g to dst, and returns its topic.
 	gap(dst []byte, g Gap) (topic string, body []byte)
 	// state makes the retained message of a device's state.
@@ -76,24 +77,25 @@ func newJSONFormat(o *Options) *jsonFormat {
 	}
 }
 
-func (f *jsonFormat) record(dst []byte, r Record) (topic string, body []byte, err error) {
+func (f *jsonFormat) record(dst []byte, r Record) (topic string, body []byte, n passed, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	c, err := f.compile(r.Schema)
 	if err != nil {
-		return "", dst, err
+		return "", dst, n, err
 	}
 	if c.passes.nothing() {
-		return "", dst, errNothing
+		return "", dst, passed{filtered: protocols.GoodReadings(r.Data)}, errNothing
 	}
 	if err := protocols.DecodeBatch(&f.batch, r.Data, c.whole); err != nil {
-		return "", dst, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err)
+		return "", dst, n, fmt.Errorf("batch %d of stream %s: %w", r.Seq, r.Stream, err)
 	}
-	if !c.passes.apply(&f.batch) {
-		return "", dst, errNothing
+	some, n := c.passes.applyCounted(&f.batch)
+	if !some {
+		return "", dst, n, errNothing
 	}
 	body, err = appendBatch(dst, &r, c, &f.batch, f.now().UnixMilli())
-	return c.topic, body, err
+	return c.topic, body, n, err
 }
 
 func (f *jsonFormat) compile(id uint64) (*compiledSchema, error) {

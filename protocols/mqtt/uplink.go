@@ -108,11 +108,27 @@ type Options struct {
 	// Schema returns the schema with an ID. A record whose schema it does
 	// not know is announced as a gap.
 	Schema func(id uint64) (*protocols.Schema, error)
+	// Handed, if not nil, is told of each batch that is handed over, before it is
+	// sent, by the goroutine that calls Send. A batch that is given again is told
+	// again.
+	Handed func(token uint64, h Handed)
 	// Status adds fields to the status message of every new session; may be
 	// nil.
 	Status func() map[string]any
 	Now    func() time.Time // wall clock, by which batches are historical; default time.Now
 	Log    *slog.Logger     // default: none
+}
+
+// Handed is what an uplink makes of a batch.
+type Handed struct {
+	Schema uint64
+	Time   int64 // of the batch, in Unix milliseconds
+	// Sent is how many good readings go out, Filtered how many the uplink is not
+	// to get.
+	Sent, Filtered int
+	// Aside, if not empty, is the reason of the gap notice that goes out instead;
+	// Sent is how many good readings it is about.
+	Aside string
 }
 
 func (o *Options) setDefaults() {
@@ -294,19 +310,41 @@ func (u *Uplink) Send(ctx context.Context, token uint64, r Record) error {
 	}
 	m := u.message(kindBatch, token)
 	m.id = id
-	m.topic, m.body, err = u.format.record(m.body[:0], r)
+	var n passed
+	m.topic, m.body, n, err = u.format.record(m.body[:0], r)
 	switch {
 	case errors.Is(err, errNothing):
 		m.skip = true
 	case err != nil:
 		u.noteDamaged(r, err)
+		n = passed{aside: ReasonDamaged}
 		m.kind = kindGap
 		m.topic, m.body = u.format.gap(m.body[:0], Gap{
 			Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
 			Reason: ReasonDamaged, Oldest: r.Time, Newest: r.Time,
 		})
 	}
+	u.handed(token, &r, n)
 	return s.submit(m)
+}
+
+// passed is how many good readings of a batch go out, and how many the filter
+// holds back.
+type passed struct {
+	sent, filtered int
+	aside          string // why none goes out
+}
+
+// handed tells of a batch that is handed over.
+func (u *Uplink) handed(token uint64, r *Record, n passed) {
+	if u.o.Handed == nil {
+		return
+	}
+	h := Handed{Schema: r.Schema, Time: r.Time, Sent: n.sent, Filtered: n.filtered, Aside: n.aside}
+	if n.aside != "" {
+		h.Sent = protocols.GoodReadings(r.Data)
+	}
+	u.o.Handed(token, h)
 }
 
 // setAside announces a batch that the broker does not take as a gap.
@@ -314,6 +352,7 @@ func (u *Uplink) setAside(s *session, token uint64, r *Record, m suspect) error 
 	n := u.counts.aside.Add(1)
 	u.o.Log.Error("the broker closes the connection each time after a certain batch; it is set aside, and announced as a gap: check the broker's message size limit, and its rights for this user",
 		"uplink", u.o.Name, "broker", s.broker.String(), "topic", m.topic, "bytes", m.size, "stream", r.Stream, "seq", r.Seq, "readings", r.Readings, "tries", m.failed, "set_aside_so_far", n)
+	u.handed(token, r, passed{aside: ReasonRefused})
 	return u.announce(s, token, Gap{
 		Stream: r.Stream, From: r.Seq, To: r.Seq, Readings: uint64(max(r.Readings, 0)),
 		Reason: ReasonRefused, Oldest: r.Time, Newest: r.Time,
