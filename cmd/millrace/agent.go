@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"millrace/buffer"
@@ -26,8 +27,12 @@ type agent struct {
 
 	buf    *buffer.Buffer
 	learnt *learnt
+	books  *books
 	coll   *collector.Collector
 	local  *local
+
+	schemaMu sync.Mutex // of its own, as the buffer may hold its lock meanwhile
+	schemas  map[uint64]*protocols.Schema
 
 	mu      sync.Mutex // guards what follows
 	cfg     *configs.Config
@@ -35,7 +40,6 @@ type agent struct {
 	reload  error // why the last reload was refused
 	uplinks map[string]*uplink
 	states  map[string]mqtt.DeviceState
-	schemas map[uint64]*protocols.Schema
 	page    *page           // nil: there is none
 	gone    map[string]bool // devices whose states brokers may still have
 }
@@ -71,20 +75,30 @@ func startAgent(cfg *configs.Config, log *slog.Logger, clock func() time.Time) (
 		uplinks: map[string]*uplink{}, states: map[string]mqtt.DeviceState{}, schemas: map[uint64]*protocols.Schema{},
 		gone: map[string]bool{},
 	}
+	// Until there is a buffer, which knows the clock's history, it is the machine's.
+	var best atomic.Pointer[buffer.Buffer]
+	a.openBooks(cfg, func() time.Time {
+		if b := best.Load(); b != nil {
+			return b.Now()
+		}
+		return clock()
+	})
 	var err error
 	a.buf, err = buffer.Open(buffer.Options{
 		Dir: cfg.Buffer.Path, MaxSize: cfg.Buffer.MaxSize, MaxAge: cfg.Buffer.MaxAge, CommitInterval: cfg.Buffer.CommitInterval,
-		Uplinks: uplinkNames(cfg), Stream: a.stream, Now: clock, ClockSet: a.retellStates, Log: log.With("part", "buffer"),
+		Uplinks: uplinkNames(cfg), Stream: a.stream, Now: clock, ClockSet: a.retellStates, Dropped: a.dropped, Log: log.With("part", "buffer"),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("opening the buffer: %w", err)
 	}
+	best.Store(a.buf)
 	if s := a.buf.Stats(); s.Trouble != buffer.TroubleNone {
 		log.Warn("readings stay in memory", "because", diskWords(s.Trouble, cfg.Buffer.Path, s.DiskError))
 	}
 	a.learnt = newLearnt(a.buf, log)
 	a.coll = collector.New(collector.Options{
-		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock, a.learnt), Appender: (*appender)(a), State: a.setState, Log: log, Now: clock,
+		Drivers: drivers(log, filepath.Join(cfg.Dir, "pki"), cfg.Gateway.ID, clock, a.learnt), Appender: (*appender)(a), State: a.setState,
+		Ledger: a.books.ledger, Log: log, Now: clock,
 	})
 	a.sayAbout(cfg)
 	a.local = a.openLocal(cfg.Buffer.Path)
@@ -105,7 +119,11 @@ func (a *agent) startParts(cfg *configs.Config) error {
 		return err
 	}
 	a.swapUplinks(cfg, fresh)
-	return a.coll.Apply(cfg.Devices)
+	if err := a.coll.Apply(cfg.Devices); err != nil {
+		return err
+	}
+	a.keepBooks()
+	return nil
 }
 
 func uplinkNames(cfg *configs.Config) []string {
@@ -144,6 +162,7 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 	if err := a.coll.Apply(cfg.Devices); err != nil {
 		return err
 	}
+	a.books.counted.Store(&cfg.Connectivity.Uplink)
 	a.swapUplinks(cfg, fresh)
 	a.forgetDevices(cfg)
 	if cfg.Console.Listen != old.Console.Listen {
@@ -160,6 +179,7 @@ func fixedKeys(cfg, old *configs.Config) error {
 		{"gateway.id", old.Gateway.ID, cfg.Gateway.ID},
 		{"gateway.group", old.Gateway.Group, cfg.Gateway.Group},
 		{"buffer.path", old.Buffer.Path, cfg.Buffer.Path},
+		{"connectivity.path", old.Connectivity.Path, cfg.Connectivity.Path},
 	} {
 		if k.was != k.is {
 			return fmt.Errorf("%s was changed from %q to %q: that needs a new start of the agent", k.key, k.was, k.is)
@@ -287,6 +307,7 @@ func (a *agent) stop() {
 	wg.Wait()
 	a.closePage()
 	a.local.close()
+	a.closeBooks()
 	a.learnt.close()
 	if err := a.buf.Close(); err != nil {
 		a.log.Error("closing the buffer", "error", err)
@@ -332,9 +353,9 @@ func (a *agent) waiting() (n uint64) {
 
 // schema is where the uplinks get the names of the tags of a record.
 func (a *agent) schema(id uint64) (*protocols.Schema, error) {
-	a.mu.Lock()
+	a.schemaMu.Lock()
 	s, ok := a.schemas[id]
-	a.mu.Unlock()
+	a.schemaMu.Unlock()
 	if ok {
 		return s, nil
 	}
@@ -342,11 +363,27 @@ func (a *agent) schema(id uint64) (*protocols.Schema, error) {
 	if err != nil {
 		return nil, err
 	}
-	if s, err = protocols.DecodeSchema(blob); err != nil {
+	return a.learnSchema(id, blob)
+}
+
+// schemaKnown is schema for those that the buffer calls: it asks the buffer
+// nothing.
+func (a *agent) schemaKnown(id uint64) (*protocols.Schema, error) {
+	a.schemaMu.Lock()
+	defer a.schemaMu.Unlock()
+	if s, ok := a.schemas[id]; ok {
+		return s, nil
+	}
+	return nil, buffer.ErrUnknownSchema
+}
+
+func (a *agent) learnSchema(id uint64, blob []byte) (*protocols.Schema, error) {
+	s, err := protocols.DecodeSchema(blob)
+	if err != nil {
 		return nil, err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
+	a.schemaMu.Lock()
+	defer a.schemaMu.Unlock()
 	a.schemas[id] = s
 	return s, nil
 }
@@ -355,7 +392,12 @@ func (a *agent) schema(id uint64) (*protocols.Schema, error) {
 type appender agent
 
 // PutSchema is for collector.Appender.
-func (a *appender) PutSchema(id uint64, blob []byte) error { return a.buf.PutSchema(id, blob) }
+func (a *appender) PutSchema(id uint64, blob []byte) error {
+	if _, err := (*agent)(a).learnSchema(id, blob); err != nil {
+		return err
+	}
+	return a.buf.PutSchema(id, blob)
+}
 
 // Append is for collector.Appender.
 func (a *appender) Append(ms int64, schema uint64, readings int, record []byte) error {

@@ -99,9 +99,9 @@ type arrival struct {
 	count  uint32
 }
 
-// ledger keeps what a receiver got, small enough for days of it, and notes
+// arrivals keeps what a receiver got, small enough for days of it, and notes
 // what must not be.
-type ledger struct {
+type arrivals struct {
 	seed  maphash.Seed
 	apart bool // historical batches keep an order of their own
 
@@ -118,14 +118,14 @@ type ledger struct {
 	offline bool
 }
 
-func newLedger(apart bool) *ledger {
-	return &ledger{seed: maphash.MakeSeed(), apart: apart, streams: map[string][]arrival{}}
+func newLedger(apart bool) *arrivals {
+	return &arrivals{seed: maphash.MakeSeed(), apart: apart, streams: map[string][]arrival{}}
 }
 
 const historicalMark = `,"historical":true`
 
 // receive takes a message.
-func (g *ledger) receive(topic string, body []byte) {
+func (g *arrivals) receive(topic string, body []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	switch {
@@ -142,13 +142,13 @@ func (g *ledger) receive(topic string, body []byte) {
 	}
 }
 
-func (g *ledger) fault(format string, args ...any) {
+func (g *arrivals) fault(format string, args ...any) {
 	if len(g.faults) < 20 {
 		g.faults = append(g.faults, fmt.Sprintf(format, args...))
 	}
 }
 
-func (g *ledger) data(body []byte) {
+func (g *arrivals) data(body []byte) {
 	var b struct {
 		Device, Stream string
 		Seq            uint64
@@ -203,7 +203,7 @@ func (g *ledger) data(body []byte) {
 	all[b.Seq-1] = arrival{sum: sum, device: uint8(dev), count: n}
 }
 
-func (g *ledger) device(id string) int {
+func (g *arrivals) device(id string) int {
 	if i := slices.Index(g.devices, id); i >= 0 {
 		return i
 	}
@@ -211,27 +211,27 @@ func (g *ledger) device(id string) int {
 	return len(g.devices) - 1
 }
 
-func (g *ledger) count() int {
+func (g *arrivals) count() int {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.total
 }
 
-func (g *ledger) saidOffline() bool {
+func (g *arrivals) saidOffline() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return g.offline
 }
 
 // forgetStatus has saidOffline wait for what the agent says from now on.
-func (g *ledger) forgetStatus() {
+func (g *arrivals) forgetStatus() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.offline = false
 }
 
 // String sums up.
-func (g *ledger) String() string {
+func (g *arrivals) String() string {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	return fmt.Sprintf("%d batches of %d runs, %d repeats, %d historical, %d gap notices", g.total, len(g.order), g.repeats, g.marked, len(g.gaps))
@@ -240,7 +240,7 @@ func (g *ledger) String() string {
 // holes returns what is missing below the last batch of some stream, and what
 // a gap notice says although it came. Nothing here is ever given up: the
 // buffer is larger than all that is appended.
-func (g *ledger) holes() (out []error) {
+func (g *arrivals) holes() (out []error) {
 	for _, gap := range g.gaps {
 		out = append(out, fmt.Errorf("a gap notice: %+v", gap))
 	}
@@ -255,7 +255,7 @@ func (g *ledger) holes() (out []error) {
 }
 
 // arrived returns which of the PLC's answers came.
-func (g *ledger) arrived(device string, most int) []bool {
+func (g *arrivals) arrived(device string, most int) []bool {
 	out := make([]bool, most+1)
 	dev := g.device(device)
 	for _, all := range g.streams {

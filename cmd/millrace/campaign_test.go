@@ -89,7 +89,7 @@ type lane struct {
 	dir    string
 	plcs   []*campaignPLC
 	link   *mqtttest.Proxy
-	ledger *ledger
+	ledger *arrivals
 	agent  *victim
 	kinds  map[string]int
 	killed int

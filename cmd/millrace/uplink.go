@@ -18,6 +18,7 @@ import (
 type uplink struct {
 	cfg    configs.Uplink
 	mqtt   *mqtt.Uplink
+	tally  *tally
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -39,8 +40,8 @@ func (p publisher) SendGap(ctx context.Context, token uint64, g buffer.Gap) erro
 // makeUplinks makes the uplinks of cfg that are not the same in old, which
 // may be nil, without starting them: so that mistakes are found before
 // anything is changed.
-func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, error) {
-	fresh := map[string]*mqtt.Uplink{}
+func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*freshUplink, error) {
+	fresh := map[string]*freshUplink{}
 	for i := range cfg.Uplinks {
 		u := &cfg.Uplinks[i]
 		if old != nil && slices.ContainsFunc(old.Uplinks, func(o configs.Uplink) bool { return o.Equal(u) }) {
@@ -55,10 +56,17 @@ func (a *agent) makeUplinks(cfg, old *configs.Config) (map[string]*mqtt.Uplink, 
 	return fresh, nil
 }
 
+// freshUplink is one that is not started.
+type freshUplink struct {
+	*mqtt.Uplink
+
+	tally *tally
+}
+
 // swapUplinks stops the uplinks that cfg does not have, or that there is a
 // fresh one for, and starts the fresh ones. One that changed keeps its place
 // in the buffer.
-func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*mqtt.Uplink) {
+func (a *agent) swapUplinks(cfg *configs.Config, fresh map[string]*freshUplink) {
 	names := uplinkNames(cfg)
 	var wg sync.WaitGroup
 	for _, u := range a.takeUplinks(func(u *uplink) bool { return fresh[u.cfg.Name] != nil || !slices.Contains(names, u.cfg.Name) }) {
@@ -90,20 +98,22 @@ func (a *agent) takeUplinks(match func(*uplink) bool) []*uplink {
 	return taken
 }
 
-func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*mqtt.Uplink, error) {
+func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*freshUplink, error) {
+	counts := a.newTally(u.Name)
 	m, err := mqtt.New(mqtt.Options{
 		Name: u.Name, Broker: u.Broker, Fallbacks: u.Fallback, ClientID: u.ClientID, Username: u.Username, Password: string(u.Password),
 		TLS:    mqtt.TLS{CA: u.TLS.CA, Cert: u.TLS.Cert, Key: u.TLS.Key, ServerName: u.TLS.ServerName},
 		Filter: mqtt.Filter{Devices: u.Devices, Tags: u.Tags},
 		Format: u.Format, Sparkplug: a.sparkplugOptions(u),
 		Topic: u.Topic, Group: cfg.Gateway.Group, Gateway: cfg.Gateway.ID, Version: version,
-		Status:      a.statusFields,
+		Status: a.statusFields, Handed: counts.handed,
 		MaxInflight: u.MaxInflight, Schema: a.schema, Now: a.buf.Now, Log: a.log,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("uplink %s: %w", u.Name, err)
 	}
-	return m, nil
+	m.SetFigures(noFigures())
+	return &freshUplink{m, counts}, nil
 }
 
 // statusFields are what the agent adds to the status message of a session.
@@ -119,9 +129,9 @@ func (a *agent) statusFields() map[string]any {
 	}{p.Stream, p.Last, p.Ended}}
 }
 
-func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
+func (a *agent) startUplink(cfg configs.Uplink, m *freshUplink) {
 	ctx, cancel := context.WithCancel(context.Background())
-	u := &uplink{cfg: cfg, mqtt: m, cancel: cancel, done: make(chan struct{})}
+	u := &uplink{cfg: cfg, mqtt: m.Uplink, tally: m.tally, cancel: cancel, done: make(chan struct{})}
 	a.mu.Lock()
 	for id := range a.gone {
 		m.RemoveDevice(id)
@@ -133,9 +143,9 @@ func (a *agent) startUplink(cfg configs.Uplink, m *mqtt.Uplink) {
 	a.mu.Unlock()
 	go func() {
 		defer close(u.done)
-		err := a.buf.Forward(ctx, cfg.Name, publisher{m}, buffer.ForwardOptions{
+		err := a.buf.Forward(ctx, cfg.Name, publisher{m.Uplink}, buffer.ForwardOptions{
 			CatchUp: catchUp(cfg.CatchUp), Rate: buffer.Rate(cfg.CatchUpRate), Window: cfg.MaxInflight,
-			MinBackoff: reconnectFirst, MaxBackoff: reconnectLongest, OnState: a.uplinkLog(cfg.Name, m),
+			MinBackoff: reconnectFirst, MaxBackoff: reconnectLongest, OnState: a.uplinkLog(cfg.Name, m.Uplink), OnAcked: u.tally.acked,
 		})
 		if err != nil && !errors.Is(err, context.Canceled) {
 			a.log.Error("the uplink has stopped", "uplink", cfg.Name, "error", err)

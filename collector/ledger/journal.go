@@ -257,34 +257,40 @@ func appendFile(file *os.File, data []byte) error {
 	return nil
 }
 
-// goingOn returns the outages that go on.
-func (l *Ledger) goingOn() (all []Outage) {
+// all returns the devices, and which of them are configured. What is done to
+// one takes its lock, and then the ledger's: never the other way round.
+func (l *Ledger) all() (devices []*Device, present map[string]bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	for _, d := range l.devices {
+	return slices.Collect(maps.Values(l.devices)), l.present
+}
+
+// goingOn returns the outages that go on.
+func (l *Ledger) goingOn() (outages []Outage) {
+	devices, _ := l.all()
+	for _, d := range devices {
 		d.mu.Lock()
 		if d.outage != nil {
-			all = append(all, *d.outage)
+			outages = append(outages, *d.outage)
 		}
 		d.mu.Unlock()
 	}
-	return all
+	return outages
 }
 
 // stateJSON is the state as the next run is to find it.
 func (f *files) stateJSON(now time.Time, plan, last bool) []byte {
-	s := state{Alive: now.UnixMilli(), Stopped: last, Plan: map[string][]Group{}, Same: !plan}
-	f.l.mu.Lock()
-	defer f.l.mu.Unlock()
-	for id, d := range f.l.devices {
-		d.mu.Lock()
-		if plan && f.l.present[id] && len(d.plan) > 0 {
-			s.Plan[id] = d.plan
+	s := state{Alive: now.UnixMilli(), Stopped: last, Same: !plan, Outages: f.l.goingOn()}
+	if plan {
+		s.Plan = map[string][]Group{}
+		devices, present := f.l.all()
+		for _, d := range devices {
+			d.mu.Lock()
+			if present[d.id] && len(d.plan) > 0 {
+				s.Plan[d.id] = d.plan
+			}
+			d.mu.Unlock()
 		}
-		if d.outage != nil {
-			s.Outages = append(s.Outages, *d.outage)
-		}
-		d.mu.Unlock()
 	}
 	data, err := json.Marshal(&s)
 	if err != nil {

@@ -67,11 +67,13 @@ type edge struct {
 	inboxMu sync.Mutex
 	inbox   []paho.Message
 	states  map[string]DeviceState
-	reload  bool // the configuration has changed
+	figures map[string]protocols.Value // of the node's own metrics
+	reload  bool                       // the configuration has changed
 	wake    chan struct{}
 
 	mu       sync.Mutex // guards what follows
 	node     *sparkplug.Node
+	told     map[string]string // values of the node's own metrics, as text
 	host     sparkplug.Host
 	left     bool // the session's last message was handed over
 	devices  map[string]*edgeDevice
@@ -97,6 +99,7 @@ func newEdge(u *Uplink) (*edge, error) {
 	}
 	e := &edge{
 		u: u, gaps: newJSONFormat(&u.o), node: node, states: map[string]DeviceState{},
+		figures: map[string]protocols.Value{}, told: map[string]string{},
 		devices: map[string]*edgeDevice{}, filtered: map[*protocols.Schema]filtered{}, wake: make(chan struct{}, 1),
 	}
 	ms := e.now()

@@ -224,7 +224,7 @@ func (e *edge) takeChanges(s *session) error {
 			return err
 		}
 	}
-	return nil
+	return e.takeFigures(s)
 }
 
 // redefine takes over a changed configuration, and tells hosts of it.

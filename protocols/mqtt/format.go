@@ -28,6 +28,8 @@ type format interface {
 	state(d DeviceState) outgoing
 	// stateTopic is where a device's state is retained.
 	stateTopic(device string) string
+	// gatewayTopic is a topic of the gateway itself.
+	gatewayTopic(name string) string
 }
 
 // statusKind is what a status message says.
@@ -144,6 +146,8 @@ func (f *jsonFormat) gap(dst []byte, g Gap) (topic string, body []byte) {
 func (f *jsonFormat) stateTopic(device string) string {
 	return f.prefix + device + "/state"
 }
+
+func (f *jsonFormat) gatewayTopic(name string) string { return f.prefix + name }
 
 func (f *jsonFormat) state(d DeviceState) outgoing {
 	dst := f.appendHead(nil)

@@ -24,12 +24,13 @@ func newRetained() *retained {
 	return &retained{items: make(map[string]retainedItem)}
 }
 
-// set makes body what topic has to hold. It keeps body.
-func (r *retained) set(topic string, body []byte) {
+// set makes body what topic has to hold, and returns its version. It keeps body.
+func (r *retained) set(topic string, body []byte) (version uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.last++
 	r.items[topic] = retainedItem{body: body, version: r.last}
+	return r.last
 }
 
 // cleared drops topic, which the broker has cleared, unless it was set since.

@@ -522,6 +522,7 @@ func (s *session) complete(m *message) {
 		m.sent, m.once, m.skip, m.id = nil, false, false, batchID{}
 		s.u.messages.Put(m)
 	case kindRetained:
+		s.u.noteRetained(m)
 		if len(m.body) == 0 {
 			s.u.retained.cleared(m.topic, m.version)
 		}

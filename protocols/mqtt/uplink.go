@@ -210,6 +210,7 @@ type Uplink struct {
 	lastError  string
 	lastErrAt  time.Time
 	shortLived int // sessions in a row that ended soon
+	daily      daily
 
 	filteredOut map[string]bool // devices that the filter leaves out, once their states were cleared
 }

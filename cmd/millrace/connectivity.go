@@ -1,0 +1,374 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"millrace/buffer"
+	"millrace/collector/connectivity"
+	"millrace/collector/ledger"
+	"millrace/configs"
+	"millrace/protocols"
+	"millrace/protocols/mqtt"
+)
+
+// books is what the agent counts for the connectivity figures, and publishes.
+type books struct {
+	ledger  *ledger.Ledger
+	cancel  context.CancelFunc
+	done    chan struct{}
+	counted atomic.Pointer[string] // the uplink whose deliveries count
+
+	mu       sync.Mutex // guards what follows
+	figures  *connectivity.Figures
+	evidence map[string]connectivity.Evidence // as it was saved last
+	saved    time.Time                        // when
+	daily    map[string]string                // by uplink, the day whose record it was given last
+}
+
+// openBooks makes the ledger, which counts at once; its files are touched
+// later. now is the best time that is known.
+func (a *agent) openBooks(cfg *configs.Config, now func() time.Time) {
+	c := &cfg.Connectivity
+	a.books = &books{
+		ledger:   ledger.New(ledger.Options{Dir: c.Path, Keep: c.Keep, Now: now, Log: a.log.With("part", "ledger")}),
+		evidence: loadEvidence(c.Path), daily: map[string]string{},
+	}
+	a.books.counted.Store(&c.Uplink)
+}
+
+// keepBooks writes and publishes what is counted, each minute, until
+// closeBooks.
+func (a *agent) keepBooks() {
+	ctx, cancel := context.WithCancel(context.Background())
+	a.books.cancel, a.books.done = cancel, make(chan struct{})
+	go func() {
+		defer close(a.books.done)
+		a.books.ledger.Run(ctx, a.coll.Count, a.publishFigures)
+	}()
+}
+
+// closeBooks writes what was counted last. Nothing is counted any more.
+func (a *agent) closeBooks() {
+	if a.books.cancel == nil {
+		return
+	}
+	a.books.cancel()
+	<-a.books.done
+	a.saveEvidence(a.config(), a.evidence())
+}
+
+// flushBooks writes what was counted up to now, for those who read the files.
+func (a *agent) flushBooks() {
+	a.coll.Count()
+	a.books.ledger.Flush(false)
+	cfg := a.config()
+	a.saveEvidence(cfg, a.evidence())
+}
+
+// figuresOf computes the figures of a period.
+func (a *agent) figuresOf(from, to time.Time) (*connectivity.Figures, error) {
+	f, err := connectivity.Compute(connectivity.Input{
+		Config: a.config(), Evidence: a.evidence(), Source: a.books.ledger.Read, From: from, To: to, Now: a.buf.Now(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connectivity figures: %w", err)
+	}
+	return f, nil
+}
+
+// last24h is the period of the figures that are published each minute.
+func last24h(now time.Time) (from, to time.Time) {
+	to = now.Truncate(time.Hour).Add(time.Hour)
+	return to.Add(-25 * time.Hour), to
+}
+
+// publishFigures publishes the figures of the last 24 hours, and the record of
+// the day that has ended.
+func (a *agent) publishFigures() {
+	from, to := last24h(a.buf.Now())
+	f, err := a.figuresOf(from, to)
+	if err != nil {
+		a.log.Debug("no connectivity figures yet", "error", err)
+		return
+	}
+	body, err := f.Message(connectivity.Last24h)
+	if err != nil {
+		a.log.Error("the connectivity figures cannot be written", "error", err)
+		return
+	}
+	a.books.mu.Lock()
+	a.books.figures = f
+	stale := time.Since(a.books.saved) > evidenceEvery
+	a.books.mu.Unlock()
+	out := mqtt.Figures{Body: body, Metrics: figureMetrics(f.Numbers())}
+	a.mu.Lock()
+	all := make([]*uplink, 0, len(a.uplinks))
+	for _, u := range a.uplinks {
+		u.mqtt.SetFigures(out)
+		all = append(all, u)
+	}
+	a.mu.Unlock()
+	for _, u := range all {
+		a.publishDaily(u)
+	}
+	if stale {
+		a.saveEvidence(a.config(), a.evidence())
+	}
+}
+
+// figureMetrics are figures as metrics of a node of Sparkplug.
+func figureMetrics(numbers map[string]int64) map[string]protocols.Value {
+	all := make(map[string]protocols.Value, len(numbers))
+	for name, n := range numbers {
+		all["Connectivity/"+name] = protocols.Int(n)
+	}
+	return all
+}
+
+// noFigures are the node's metrics before there are any figures, so that its
+// births have them.
+func noFigures() mqtt.Figures {
+	m := figureMetrics(connectivity.NoNumbers())
+	m[metricDaily] = protocols.String("")
+	return mqtt.Figures{Metrics: m}
+}
+
+// metricDaily holds the record of the last day that is over, in JSON.
+const metricDaily = "Connectivity/daily"
+
+// maxDaily is how many days' records an uplink gets that was away for long.
+const maxDaily = 31
+
+func dailyKey(uplink string) string { return "connectivity daily " + uplink }
+
+// publishDaily gives an uplink the record of the next day that is over, once
+// it has the one before.
+func (a *agent) publishDaily(u *uplink) {
+	zone := a.config().Connectivity.Calendar.Location()
+	now := a.buf.Now().In(zone)
+	today, _ := connectivity.DayOf(now)
+	if now.Sub(today) < dailyAfter {
+		today, _ = connectivity.DayOf(today.Add(-time.Hour)) // what was read at midnight is on its way
+	}
+	have := string(a.buf.StateGet(dailyKey(u.cfg.Name)))
+	a.books.mu.Lock()
+	given := a.books.daily[u.cfg.Name]
+	a.books.mu.Unlock()
+	if done := u.mqtt.DailyDelivered(); done != "" && done == given && done > have {
+		have = done
+		if err := a.buf.StatePut(dailyKey(u.cfg.Name), []byte(have)); err != nil {
+			a.log.Debug("which day's record was delivered could not be saved", "error", err)
+		}
+	}
+	day := today.AddDate(0, 0, -1)
+	if last, err := time.ParseInLocation(time.DateOnly, have, zone); err == nil {
+		if next := last.AddDate(0, 0, 1); next.Before(day) {
+			day = next
+		}
+		if oldest := today.AddDate(0, 0, -maxDaily); day.Before(oldest) {
+			day = oldest
+		}
+	}
+	date := day.Format(time.DateOnly)
+	if date <= have || date == given {
+		return
+	}
+	f, err := a.figuresOf(connectivity.DayOf(day))
+	if err != nil {
+		return // it is tried again in a minute
+	}
+	body, err := f.Message(connectivity.Day)
+	if err != nil {
+		a.log.Error("the day's connectivity figures cannot be written", "error", err)
+		return
+	}
+	u.mqtt.SetDaily(date, mqtt.Figures{Body: body, Metrics: map[string]protocols.Value{metricDaily: protocols.String(string(body))}})
+	a.books.mu.Lock()
+	a.books.daily[u.cfg.Name] = date
+	a.books.mu.Unlock()
+}
+
+// dailyAfter is how long after midnight a day's record is made.
+const dailyAfter = 2 * time.Minute
+
+// tally keeps, for one uplink, what of each batch that is on its way counts
+// when it is acknowledged.
+type tally struct {
+	a    *agent
+	name string
+
+	mu      sync.Mutex // guards what follows
+	waiting []handed
+	devices map[uint64]*ledger.Device // by schema
+}
+
+type handed struct {
+	token  uint64
+	device *ledger.Device
+	mqtt.Handed
+}
+
+// maxHanded bounds what is remembered of sessions that never get an
+// acknowledgement.
+const maxHanded = 8192
+
+func (a *agent) newTally(name string) *tally {
+	return &tally{a: a, name: name, devices: map[uint64]*ledger.Device{}}
+}
+
+// counts says whether this uplink's deliveries count.
+func (t *tally) counts() bool { return *t.a.books.counted.Load() == t.name }
+
+// handed notes a batch that is handed over.
+func (t *tally) handed(token uint64, h mqtt.Handed) {
+	if !t.counts() {
+		return
+	}
+	d, known := t.devices[h.Schema]
+	if !known {
+		if s, err := t.a.schema(h.Schema); err == nil {
+			d = t.a.books.ledger.Device(s.Device)
+		}
+		if len(t.devices) > maxHanded {
+			clear(t.devices)
+		}
+		t.devices[h.Schema] = d
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.waiting) >= maxHanded {
+		t.waiting = append(t.waiting[:0], t.waiting[maxHanded/2:]...)
+	}
+	t.waiting = append(t.waiting, handed{token, d, h})
+}
+
+// acked counts what the broker has taken.
+func (t *tally) acked(token uint64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	n := 0
+	for n < len(t.waiting) && t.waiting[n].token <= token {
+		h := &t.waiting[n]
+		n++
+		switch {
+		case h.token != token: // of a session that was lost: it was sent again
+		case h.Aside != "":
+			h.device.Dropped(h.Time, ledger.ReasonOf(h.Aside), h.Sent)
+		default:
+			h.device.Delivered(h.Time, h.Sent, h.Filtered)
+		}
+	}
+	if n > 0 {
+		t.waiting = append(t.waiting[:0], t.waiting[n:]...)
+	}
+}
+
+// dropped counts a record that an uplink will not get.
+func (a *agent) dropped(uplink, reason string, r buffer.Record) {
+	if *a.books.counted.Load() != uplink {
+		return
+	}
+	if s, err := a.schemaKnown(r.Schema); err == nil {
+		a.books.ledger.Device(s.Device).Dropped(r.Time, ledger.ReasonOf(reason), protocols.GoodReadings(r.Data))
+	}
+}
+
+// Evidence is saved beside the ledger, for the report on an agent that does
+// not run.
+const (
+	evidenceName  = "devices.json"
+	evidenceEvery = 24 * time.Hour
+	maxSamples    = 8
+)
+
+// evidence is what shows that the devices are connected, now.
+func (a *agent) evidence() map[string]connectivity.Evidence {
+	a.books.mu.Lock()
+	before := a.books.evidence
+	a.books.mu.Unlock()
+	all := map[string]connectivity.Evidence{}
+	for _, d := range a.coll.Status() {
+		cfg := d.Config
+		e := connectivity.Evidence{
+			Driver: cfg.Driver, Endpoint: cfg.Endpoint, Tags: len(cfg.Tags), State: string(d.State.State),
+			Since: a.present(d.State.Since).UnixMilli(), Reason: d.State.Reason,
+		}
+		if cfg.Driver == "modbus" {
+			e.Unit = &cfg.Modbus.Unit
+		}
+		was := before[cfg.ID]
+		e.Maker, e.Model, e.Serial, e.Version = was.Maker, was.Model, was.Serial, was.Version
+		first, last := a.books.ledger.Device(cfg.ID).Data()
+		e.First, e.Last, e.Samples = was.First, max(was.Last, last), was.Samples
+		if e.First == 0 {
+			e.First = first
+		}
+		if s := a.samples(cfg.ID); len(s) > 0 {
+			e.Samples = s
+		}
+		all[cfg.ID] = e
+	}
+	return all
+}
+
+// samples are the newest good readings of some of a device's tags.
+func (a *agent) samples(device string) (all []connectivity.Sample) {
+	for _, v := range a.coll.Values(device) {
+		if v.Time == 0 || v.Reading.Quality == protocols.Bad || len(all) == maxSamples {
+			continue
+		}
+		text := valueText(v.Reading.Value)
+		if len(text) > 200 {
+			text = strings.ToValidUTF8(text[:200], "") + "…"
+		}
+		all = append(all, connectivity.Sample{
+			Name: v.Tag.Name, Address: v.Tag.Address, Value: text, Unit: v.Tag.Unit, Quality: qualityWord(v), Reason: string(v.Reading.Reason), Time: v.Time,
+		})
+	}
+	return all
+}
+
+func loadEvidence(dir string) map[string]connectivity.Evidence {
+	all := map[string]connectivity.Evidence{}
+	data, err := os.ReadFile(filepath.Join(dir, evidenceName))
+	if err == nil {
+		err = json.Unmarshal(data, &all)
+	}
+	if err != nil {
+		return map[string]connectivity.Evidence{}
+	}
+	return all
+}
+
+func (a *agent) saveEvidence(cfg *configs.Config, all map[string]connectivity.Evidence) {
+	data, err := json.MarshalIndent(all, "", " ")
+	if err == nil {
+		err = replaceFile(filepath.Join(cfg.Connectivity.Path, evidenceName), data)
+	}
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		a.log.Debug("what is known of the devices could not be saved", "error", err)
+	}
+	a.books.mu.Lock()
+	defer a.books.mu.Unlock()
+	a.books.evidence, a.books.saved = all, time.Now()
+}
+
+// replaceFile writes a file that is there whole or not at all.
+func replaceFile(path string, data []byte) error {
+	if err := os.WriteFile(path+".new", data, 0o640); err != nil { //nolint:gosec // whoever may read the ledger may read this
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
