@@ -61,6 +61,7 @@ deps: ## install what the tests need beside Go (Debian; asks sudo only if someth
 test: deps ## run all tests with the race detector
 	@go vet $(PKG)
 	@CGO_ENABLED=1 go test -race -p $(TEST_JOBS) -timeout 10m $(TESTFLAGS) $(PKG)
+	@go test -run 'TestYear$$' $(TESTFLAGS) ./collector/connectivity # the whole year: with the race detector it takes minutes
 
 .PHONY: lint
 lint: $(GOLANGCI_LINT) ## run the linters, and check go.mod and go.sum

@@ -176,6 +176,7 @@ func (l *local) run(ctx context.Context) {
 	mux.HandleFunc("GET /buffer/stat", l.stat)
 	mux.HandleFunc("GET /buffer/verify", l.alone(l.verify))
 	mux.HandleFunc("GET /buffer/export", l.alone(l.export))
+	mux.HandleFunc("GET /ledger/flush", l.alone(func(http.ResponseWriter, *http.Request) { l.a.flushBooks() }))
 	server := &http.Server{
 		Handler: l.counted(mux), ReadHeaderTimeout: headerTimeout,
 		BaseContext: func(net.Listener) context.Context { return ctx },

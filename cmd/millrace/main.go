@@ -50,6 +50,7 @@ func verbs() []verb {
 		{"scan", "browses an OPC UA server and writes a tag map", cmdScan},
 		{"tail", "shows what arrives at a broker, decoded", cmdTail},
 		{"buffer", "looks into a buffer: what waits in it, is it whole, its batches as a file", cmdBuffer},
+		{"report", "the connectivity report: how much of the equipment is networked, with the evidence", cmdReport},
 		{"trust", "shows the certificate of an OPC UA server, and trusts it if you say so", cmdTrust},
 		{"version", "says which version this is", cmdVersion},
 	}
@@ -57,7 +58,7 @@ func verbs() []verb {
 
 // laterVerbs are in the contract and not yet in the program.
 func laterVerbs() []string {
-	return []string{"simulate", "read", "import", "report"}
+	return []string{"simulate", "read", "import"}
 }
 
 func main() {

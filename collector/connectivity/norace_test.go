@@ -1,0 +1,5 @@
+//go:build !race
+
+package connectivity_test
+
+const yearDays = 365
