@@ -32,6 +32,9 @@ type books struct {
 	evidence map[string]connectivity.Evidence // as it was saved last
 	saved    time.Time                        // when
 	daily    map[string]string                // by uplink, the day whose record it was given last
+
+	pageMu sync.Mutex // one of the page's figures is computed at a time
+	pages  map[string]pageFigures
 }
 
 // openBooks makes the ledger, which counts at once; its files are touched
@@ -40,7 +43,7 @@ func (a *agent) openBooks(cfg *configs.Config, now func() time.Time) {
 	c := &cfg.Connectivity
 	a.books = &books{
 		ledger:   ledger.New(ledger.Options{Dir: c.Path, Keep: c.Keep, Now: now, Log: a.log.With("part", "ledger")}),
-		evidence: loadEvidence(c.Path), daily: map[string]string{},
+		evidence: loadEvidence(c.Path), daily: map[string]string{}, pages: map[string]pageFigures{},
 	}
 	a.books.counted.Store(&c.Uplink)
 }

@@ -58,6 +58,11 @@ func (s *source) Status() console.Status {
 		})
 	}
 	slices.SortFunc(st.Uplinks, func(x, y console.Uplink) int { return cmp.Compare(x.Name, y.Name) })
+	a.books.mu.Lock()
+	if a.books.figures != nil {
+		st.Connectivity = pageIndicators(a.books.figures)
+	}
+	a.books.mu.Unlock()
 	for _, d := range a.coll.Status() {
 		st.Devices = append(st.Devices, a.deviceStatus(&d))
 	}

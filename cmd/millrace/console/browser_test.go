@@ -218,3 +218,36 @@ func saveScreenshot(ctx context.Context, t *testing.T, name string) {
 		t.Fatal(err)
 	}
 }
+
+// TestConnectivityInBrowser looks at the connectivity view in both languages.
+func TestConnectivityInBrowser(t *testing.T) {
+	t.Parallel()
+	for _, size := range []struct {
+		name          string
+		width, height int
+	}{{"desk", 1200, 1100}, {"phone", 390, 844}} {
+		t.Run(size.name, func(t *testing.T) {
+			t.Parallel()
+			url := startConsole(t, &fakeAgent{status: plantStatus()})
+			ctx := browser(t, size.width, size.height)
+			if err := chromedp.Do(ctx, chromedp.EmulateViewport(int64(size.width), int64(size.height)), chromedp.Navigate(url+"/connectivity.html")); err != nil {
+				t.Fatal(err)
+			}
+			awaitText(ctx, t, "Equipment networking", "20.00 %", "1 / 5 machines", "1.5 points", "nothing to measure", "99.99 %", "robot-7 <b>x</b>", "75.00 %", "offline",
+				"no answer <i>at all</i>", "goes on", "6 h 0 min", "The agent ended without a word", "at least 90 % of the planned time", "around the clock")
+			saveScreenshot(ctx, t, "connectivity-"+size.name)
+			if n := evaluate[int](ctx, t, "document.querySelectorAll('#heat rect').length"); n != 6+3 {
+				t.Errorf("the heat map has %d rectangles", n)
+			}
+			if evaluate[bool](ctx, t, "document.querySelector('main b, main i') !== null") {
+				t.Error("text from a device became markup")
+			}
+			evaluate[bool](ctx, t, "[...document.querySelectorAll('#tabs button')].find(b => b.textContent === '中文').click() === undefined")
+			awaitText(ctx, t, "生产设备联网率", "1 / 5 台", "1.5 分", "无可统计对象", "离线", "持续中", "全天 24 小时", "此前最后一分钟未计入")
+			saveScreenshot(ctx, t, "connectivity-zh-"+size.name)
+			if over := evaluate[int](ctx, t, "document.documentElement.scrollWidth - window.innerWidth"); over > 0 {
+				t.Errorf("the page is %d pixels wider than the screen", over)
+			}
+		})
+	}
+}

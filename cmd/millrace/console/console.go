@@ -26,6 +26,8 @@ type Source interface {
 	Status() Status
 	// Values returns the newest readings of one device; nil if it is unknown.
 	Values(device string) []Value
+	// Connectivity returns the connectivity figures of one of Periods.
+	Connectivity(period string) (*Connectivity, error)
 	// Ready says what is wrong, if the agent cannot do its work.
 	Ready() error
 }
@@ -101,6 +103,7 @@ func (c *Console) handler() http.Handler {
 	mux.HandleFunc("GET /readyz", c.ready)
 	mux.HandleFunc("GET /api/status", func(w http.ResponseWriter, _ *http.Request) { c.json(w, c.opts.Source.Status()) })
 	mux.HandleFunc("GET /api/devices/{id}/values", c.values)
+	mux.HandleFunc("GET /api/connectivity", c.connectivity)
 	mux.HandleFunc("GET /api/events", c.events)
 	return guarded(mux)
 }

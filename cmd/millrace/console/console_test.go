@@ -39,6 +39,34 @@ func (f *fakeAgent) change(g func(s *Status)) {
 
 func (f *fakeAgent) Ready() error { return f.ready }
 
+// Connectivity is a day of two devices, one of which was away for six hours.
+func (f *fakeAgent) Connectivity(period string) (*Connectivity, error) {
+	if f.ready != nil {
+		return nil, f.ready
+	}
+	rate, points, hour := 0.2, 1.5, int64(3600_000)
+	from := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC).UnixMilli()
+	c := &Connectivity{
+		Period: period, From: from, To: from + 24*hour, Until: from + 24*hour, StepMS: hour, Timezone: "Asia/Shanghai", Ledger: true, Hours: 0.9,
+		Calendar: map[string]string{"en": "around the clock (Asia/Shanghai)", "zh": "全天 24 小时（Asia/Shanghai）"}, Uplink: "platform",
+		Indicators: []Indicator{
+			{ID: "equipment_networking", Numerator: 1, Denominator: 5, Unit: "machines", Rate: &rate, Points: &points},
+			{ID: "key_process_collection", Unit: "processes"},
+			{ID: "delivery_rate", Numerator: 1999999, Denominator: 2000000, Unit: "readings", Rate: &rate},
+		},
+		Devices: []ConnDevice{
+			{ID: "robot-7 <b>x</b>", State: "offline", Answering: 64800, Planned: 86400, Expected: 1000, Read: 750, Good: 750, Due: 750, Delivered: 700, Outages: 1, Heat: "555555555500000035555--5"},
+			{ID: "press-1", State: "online", Networked: true, Answering: 86400, Planned: 86400, Expected: 1000, Read: 1000, Good: 999, Due: 999, Delivered: 999, Heat: "555555555555555555555--5"},
+		},
+		Outages: []ConnOutage{{Device: "robot-7", From: from + 10*hour, To: from + 16*hour, Reason: "no answer <i>at all</i>"}, {Device: "robot-7", From: from + 23*hour, Reason: "again"}},
+		Pauses:  []ConnPause{{From: from + 21*hour, To: from + 23*hour, Ended: "killed"}},
+	}
+	for h := range int64(24) {
+		c.Series = append(c.Series, ConnPoint{From: from + h*hour, Networked: int(h % 3), Machines: 5, Planned: h > 6})
+	}
+	return c, nil
+}
+
 func (*fakeAgent) Values(device string) []Value {
 	if device != "press-1" {
 		return nil

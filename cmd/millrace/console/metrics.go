@@ -22,6 +22,7 @@ type metrics struct {
 	uplinkFallback                                  *prometheus.Desc
 	buildInfo, configOK, bufferWritable, started    *prometheus.Desc
 	startDelay, configured, monitored               *prometheus.Desc
+	figure, figureOf                                *prometheus.Desc
 }
 
 func desc(name, help string, labels ...string) *prometheus.Desc {
@@ -61,6 +62,8 @@ func metricsHandler(s Source) http.Handler {
 		buildInfo:      desc("build_info", "Always 1; the labels say which build this is.", "version", "commit", "goversion"),
 		configOK:       desc("config_last_reload_successful", "1 if the configuration file, when it was read last, was in order."),
 		bufferWritable: desc("buffer_writable", "1 if the buffer can write to its disk."),
+		figure:         desc("connectivity_numerator", "Numerators of the connectivity figures of the last 24 hours: machines, processes, seconds or readings.", "indicator"),
+		figureOf:       desc("connectivity_denominator", "Their denominators; 0: there is nothing to measure.", "indicator"),
 		started:        desc("start_time_seconds", "When the agent started, in Unix seconds."),
 	}
 	reg := prometheus.NewRegistry()
@@ -75,6 +78,7 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 		m.history, m.outages, m.outageSeconds,
 		m.maxBytes, m.growth, m.oldest, m.holds, m.full, m.empty,
 		m.uplinkUp, m.uplinkBatches, m.uplinkAside, m.uplinkFallback, m.uplinkLag, m.buildInfo, m.configOK, m.bufferWritable, m.started,
+		m.figure, m.figureOf,
 	} {
 		ch <- d
 	}
@@ -109,6 +113,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		counter(m.uplinkAside, u.SetAside, u.Name)
 		gauge(m.uplinkFallback, truth(u.Fallback), u.Name)
 		gauge(m.uplinkLag, float64(u.Lag), u.Name)
+	}
+	for _, x := range s.Connectivity {
+		gauge(m.figure, float64(x.Numerator), x.ID)
+		gauge(m.figureOf, float64(x.Denominator), x.ID)
 	}
 	var delay Histogram
 	for i := range s.Devices {

@@ -17,7 +17,9 @@ type Status struct {
 	Config  Config   `json:"config"`
 	Buffer  Buffer   `json:"buffer"`
 	Uplinks []Uplink `json:"uplinks"`
-	Devices []Device `json:"devices"`
+	// Connectivity are the figures of the last 24 hours; empty: there are none yet.
+	Connectivity []Indicator `json:"connectivity,omitempty"`
+	Devices      []Device    `json:"devices"`
 }
 
 // Config says which configuration is in force.
