@@ -2,6 +2,7 @@ package configs
 
 import (
 	"fmt"
+	"os"
 	"reflect"
 	"slices"
 	"strconv"
@@ -34,6 +35,25 @@ func (c *Calendar) Location() *time.Location {
 		return time.Local
 	}
 	return c.zone
+}
+
+// Zone returns the name of that time zone, or where the machine does not say
+// it, how far it is from UTC, such as +08:00.
+func (c *Calendar) Zone() string {
+	if zone := c.Location(); zone != time.Local {
+		return zone.String()
+	}
+	if name := os.Getenv("TZ"); name != "" {
+		if _, err := time.LoadLocation(name); err == nil {
+			return name
+		}
+	}
+	if path, err := os.Readlink("/etc/localtime"); err == nil {
+		if _, name, ok := strings.Cut(path, "zoneinfo/"); ok {
+			return name
+		}
+	}
+	return time.Now().Format("-07:00")
 }
 
 // AlwaysOn says that production is planned around the clock, but for holidays.
@@ -134,7 +154,7 @@ func (c *Calendar) Text(lang string) string {
 	if n := len(c.workdays); n > 0 {
 		text += pick(zh, fmt.Sprintf("; %d days planned like another weekday", n), fmt.Sprintf("；%d 天按其他工作日排产（调休）", n))
 	}
-	return text + pick(zh, " (", "（") + c.Location().String() + pick(zh, ")", "）")
+	return text + pick(zh, " (", "（") + c.Zone() + pick(zh, ")", "）")
 }
 
 func pick(zh bool, en, cn string) string {

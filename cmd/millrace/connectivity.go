@@ -78,9 +78,10 @@ func (a *agent) flushBooks() {
 }
 
 // figuresOf computes the figures of a period.
-func (a *agent) figuresOf(from, to time.Time) (*connectivity.Figures, error) {
+func (a *agent) figuresOf(from, to time.Time, sinceBegun bool) (*connectivity.Figures, error) {
 	f, err := connectivity.Compute(connectivity.Input{
 		Config: a.config(), Evidence: a.evidence(), Source: a.books.ledger.Read, From: from, To: to, Now: a.buf.Now(),
+		SinceBegun: sinceBegun,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("connectivity figures: %w", err)
@@ -98,7 +99,7 @@ func last24h(now time.Time) (from, to time.Time) {
 // the day that has ended.
 func (a *agent) publishFigures() {
 	from, to := last24h(a.buf.Now())
-	f, err := a.figuresOf(from, to)
+	f, err := a.figuresOf(from, to, true)
 	if err != nil {
 		a.log.Debug("no connectivity figures yet", "error", err)
 		return
@@ -185,7 +186,8 @@ func (a *agent) publishDaily(u *uplink) {
 	if date <= have || date == given {
 		return
 	}
-	f, err := a.figuresOf(connectivity.DayOf(day))
+	dayFrom, dayTo := connectivity.DayOf(day)
+	f, err := a.figuresOf(dayFrom, dayTo, false)
 	if err != nil {
 		return // it is tried again in a minute
 	}

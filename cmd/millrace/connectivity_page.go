@@ -36,7 +36,9 @@ func (s *source) Connectivity(period string) (*console.Connectivity, error) {
 	case "30d":
 		from, to = tomorrow.AddDate(0, 0, -30), tomorrow
 	}
-	f, err := a.figuresOf(from, to)
+	a.coll.Count()
+	a.books.ledger.Flush(false)
+	f, err := a.figuresOf(from, to, true)
 	if err != nil {
 		return nil, err
 	}

@@ -21,12 +21,15 @@ type Input struct {
 	Source   Source
 	From, To time.Time // whole hours
 	Now      time.Time
+	// SinceBegun has the planned time begin with the ledger, if that is later
+	// than From: for figures of a gateway that was installed just now.
+	SinceBegun bool
 }
 
 // Compute makes the figures of a period.
 func Compute(in Input) (*Figures, error) {
 	c := newComputer(in)
-	until, err := in.Source(in.From, in.To, ledger.Visitor{Row: c.row, Outage: c.outage, Pause: c.pause})
+	until, err := in.Source(in.From, in.To, ledger.Visitor{Row: c.row, Outage: c.outage, Pause: c.pause, Began: c.noteBegan})
 	if err != nil {
 		return nil, err
 	}
@@ -73,7 +76,7 @@ type computer struct {
 	steps []step
 	of    []int // the step of each hour
 	sums  []ledger.Counts
-	min   int64 // the first hour of which there are counts
+	began time.Time // when the ledger was begun; zero: not known
 }
 
 // step is one Point, and the hours that are in it.
@@ -87,7 +90,7 @@ func newComputer(in Input) *computer {
 	zone := cfg.Connectivity.Calendar.Location()
 	c := &computer{
 		in: in, cfg: cfg, zone: zone, first: in.From.Unix() / 3600, hours: int(in.To.Sub(in.From) / time.Hour),
-		book: map[string]*gathered{}, min: 1 << 62,
+		book: map[string]*gathered{},
 	}
 	c.f = Figures{
 		Gateway: cfg.Gateway.ID, Group: cfg.Gateway.Group, Labels: cfg.Gateway.Labels,
@@ -95,7 +98,7 @@ func newComputer(in Input) *computer {
 		LedgerFile: cfg.EquipmentLedger, Step: time.Hour,
 		Rule: Rule{
 			Hours: cfg.Connectivity.NetworkedHours, Completeness: cfg.Connectivity.NetworkedCompleteness,
-			AlwaysOn: cfg.Connectivity.Calendar.AlwaysOn(), Timezone: zone.String(), Uplink: cfg.Connectivity.Uplink,
+			AlwaysOn: cfg.Connectivity.Calendar.AlwaysOn(), Timezone: cfg.Connectivity.Calendar.Zone(), Uplink: cfg.Connectivity.Uplink,
 			Calendar: map[string]string{"en": cfg.Connectivity.Calendar.Text("en"), "zh": cfg.Connectivity.Calendar.Text("zh")},
 		},
 	}
@@ -148,7 +151,6 @@ func (c *computer) row(device string, hour int64, n *ledger.Counts) {
 	x.delivered += int32(n.Delivered)
 	x.answering += int32(n.Answering().Milliseconds())
 	x.observed += int32(n.Observed().Milliseconds())
-	c.min = min(c.min, hour)
 }
 
 func (c *computer) gathered(device string) *gathered {
@@ -165,6 +167,8 @@ func (c *computer) outage(o ledger.Outage) {
 	g.list = append(g.list, o)
 }
 
+func (c *computer) noteBegan(ms int64) { c.began = time.UnixMilli(ms).In(c.zone) }
+
 func (c *computer) pause(p ledger.Pause) { c.f.Pauses = append(c.f.Pauses, p) }
 
 // plan finds out how much of each hour is planned production time, as far as
@@ -174,11 +178,7 @@ func (c *computer) plan() {
 	c.due = make([]int64, c.hours)
 	fill := func(planned func(from, to time.Time) int64) (sum int64) {
 		for h := range c.due {
-			from := c.startOf(h)
-			to := from.Add(time.Hour)
-			if c.f.Until.Before(to) {
-				to = c.f.Until
-			}
+			from, to := c.counted(h)
 			c.due[h] = 0
 			if from.Before(to) {
 				c.due[h] = planned(from, to)
@@ -193,9 +193,22 @@ func (c *computer) plan() {
 		sum = fill(func(from, to time.Time) int64 { return int64(to.Sub(from) / time.Second) })
 	}
 	c.f.Rule.PlannedSec = sum
-	if c.min < 1<<62 && c.min > c.first {
-		c.f.Began = time.Unix(c.min*3600, 0).In(c.zone)
+	if c.began.After(c.f.From) {
+		c.f.Began = c.began
 	}
+}
+
+// counted returns what of the h-th hour was counted.
+func (c *computer) counted(h int) (from, to time.Time) {
+	from = c.startOf(h)
+	to = from.Add(time.Hour)
+	if c.f.Until.Before(to) {
+		to = c.f.Until
+	}
+	if c.in.SinceBegun && from.Before(c.began) {
+		from = c.began
+	}
+	return from, to
 }
 
 // counts says whether an hour counts for the rule.
@@ -216,11 +229,7 @@ func (c *computer) answering(x *cell, h int) int64 {
 
 // length returns how many seconds of the h-th hour were counted.
 func (c *computer) length(h int) int64 {
-	from := c.startOf(h)
-	to := from.Add(time.Hour)
-	if c.f.Until.Before(to) {
-		to = c.f.Until
-	}
+	from, to := c.counted(h)
 	return max(int64(to.Sub(from)/time.Second), 1)
 }
 

@@ -68,6 +68,7 @@ type files struct {
 	filing    events          // in the journal, and in no month's file
 	previous  *state          // of the run before; nil: it is accounted for
 	alive     int64           // up to when all is written, Unix ms
+	since     int64           // when the ledger was begun, Unix ms
 }
 
 func (f *files) init(l *Ledger) {
@@ -216,6 +217,10 @@ func (f *files) open(now time.Time) error {
 	f.number, f.before = max(j.number, filed.journal), filed.before
 	f.unfiled, f.filing = j.rows, j.events
 	f.previous = j.state
+	f.since = now.Add(f.l.started - f.l.elapsed()).UnixMilli()
+	if j.state != nil && j.state.Began != 0 {
+		f.since = j.state.Began
+	}
 	f.opened = true
 	return f.renew(now)
 }
@@ -280,7 +285,7 @@ func (l *Ledger) goingOn() (outages []Outage) {
 
 // stateJSON is the state as the next run is to find it.
 func (f *files) stateJSON(now time.Time, plan, last bool) []byte {
-	s := state{Alive: now.UnixMilli(), Stopped: last, Same: !plan, Outages: f.l.goingOn()}
+	s := state{Alive: now.UnixMilli(), Began: f.since, Stopped: last, Same: !plan, Outages: f.l.goingOn()}
 	if plan {
 		s.Plan = map[string][]Group{}
 		devices, present := f.l.all()

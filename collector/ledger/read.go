@@ -20,6 +20,8 @@ type Visitor struct {
 	// Outage and Pause get what touches the time that is read.
 	Outage func(o Outage)
 	Pause  func(p Pause)
+	// Began gets when the ledger was begun, in Unix ms, if that is known.
+	Began func(ms int64)
 }
 
 // Read reads what the ledger in dir holds of the hours that lie in [from, to),
@@ -58,7 +60,7 @@ func (l *Ledger) Read(from, to time.Time, v Visitor) (until int64, err error) {
 	if !f.opened {
 		return 0, errNotOpen
 	}
-	j := &journal{number: f.number, rows: f.unfiled, events: f.filing, state: &state{Alive: f.alive, Outages: f.l.goingOn()}}
+	j := &journal{number: f.number, rows: f.unfiled, events: f.filing, state: &state{Alive: f.alive, Began: f.since, Outages: f.l.goingOn()}}
 	return newReader(from, to, v, j, f.number).read(l.o.Dir)
 }
 
@@ -102,6 +104,9 @@ func (r *reader) read(dir string) (until int64, err error) {
 	if s := r.journal.state; s != nil {
 		r.events(&events{Outages: s.Outages})
 		until = s.Alive
+		if s.Began != 0 && r.v.Began != nil {
+			r.v.Began(s.Began)
+		}
 	}
 	return until, nil
 }

@@ -69,7 +69,7 @@ const span = (ms) => {
 // Times are those of the gateway's time zone, whoever looks from where.
 const stamp = (ms, what) => {
   // Swedish is ISO 8601: 2026-03-02 18:00:00.
-  const text = new Date(ms).toLocaleString('sv-SE', { timeZone: figures.timezone === 'Local' ? undefined : figures.timezone });
+  const text = new Date(ms).toLocaleString('sv-SE', { timeZone: figures.timezone });
   if (what === 'day') return text.slice(5, 10);
   return what === 'hour' ? text.slice(11, 16) : text.slice(5, 16);
 };
