@@ -2,6 +2,7 @@ package collector
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"millrace/collector/ledger"
@@ -62,16 +63,14 @@ func (d *device) bookFilled(o *protocols.Outage) {
 // groupsOf returns the tags of a device by their interval.
 func groupsOf(cfg *protocols.Device, phase func(interval time.Duration) time.Duration) (groups []ledger.Group, of []int) {
 	of = make([]int, len(cfg.Tags))
-	index := map[time.Duration]int{}
 	for i := range cfg.Tags {
 		interval := cfg.Tags[i].Interval
 		if interval <= 0 {
 			interval = cfg.Interval
 		}
-		n, known := index[interval]
-		if !known {
+		n := slices.IndexFunc(groups, func(g ledger.Group) bool { return g.Interval == interval })
+		if n < 0 {
 			n = len(groups)
-			index[interval] = n
 			groups = append(groups, ledger.Group{Interval: interval, Phase: phase(interval)})
 		}
 		groups[n].Tags++

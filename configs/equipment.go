@@ -289,13 +289,13 @@ func (r *equipmentReader) misspelt(found map[int]string) {
 
 func (r *equipmentReader) machine(cells []string) {
 	e := Equipment{Source: protocols.Position{File: r.file, Line: r.row}}
-	digital, any := "", false
+	digital, some := "", false
 	for i, cell := range cells {
 		cell = strings.TrimSpace(cell)
 		if i >= len(r.of) || r.of[i] < 0 || cell == "" {
 			continue
 		}
-		any = true
+		some = true
 		c := &r.columns[r.of[i]]
 		if !c.put(&e, cell) {
 			r.problem(r.names[i], "expected yes or no (是 or 否), got %q", cell)
@@ -304,7 +304,7 @@ func (r *equipmentReader) machine(cells []string) {
 			digital = cell
 		}
 	}
-	if !any {
+	if !some {
 		return
 	}
 	r.check(&e, digital)

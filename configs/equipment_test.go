@@ -118,11 +118,11 @@ func TestTemplateColumns(t *testing.T) {
 	}
 }
 
-func calendarOf(t testing.TB, keys string) *configs.Calendar {
-	t.Helper()
+func calendarOf(tb testing.TB, keys string) *configs.Calendar {
+	tb.Helper()
 	c, err := configs.Parse("millrace.yaml", []byte("gateway: {id: gw-1}\nconnectivity: {"+keys+"}\ndevices: [{id: d, driver: modbus, endpoint: \"tcp://192.0.2.5:502\", tags: [{name: t, address: \"holding:1\"}]}]\n"), ".", drivers())
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return &c.Connectivity.Calendar
 }

@@ -29,16 +29,12 @@ func Schema() ([]byte, error) {
 	return append(data, '\n'), nil
 }
 
-// schema describes the table's mapping. Keys of later versions are left out,
-// and so refused like unknown ones.
+// schema describes the table's mapping.
 func (tb *table[T]) schema() schema {
 	properties := schema{}
 	required := []string{}
 	for i := range tb.keys {
 		k := &tb.keys[i]
-		if k.later {
-			continue
-		}
 		properties[k.name] = k.schema()
 		if k.required && k.only == "" {
 			required = append(required, k.name)

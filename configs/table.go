@@ -15,7 +15,6 @@ type key[T any] struct {
 	def      string // the default, as a user would write it; empty: none
 	required bool
 	only     string // the driver whose devices have this key; empty: all
-	later    bool   // belongs to a later version of Millrace: known, and refused
 	val      value[T]
 }
 
@@ -26,9 +25,6 @@ type value[T any] interface {
 	// schema describes what read takes.
 	schema() schema
 }
-
-// later is a key that a later version of Millrace has.
-func later[T any](name string) key[T] { return key[T]{name: name, later: true} }
 
 // table is the keys of one kind of mapping.
 type table[T any] struct {
@@ -77,8 +73,6 @@ func (k *key[T]) belongs(driver string) bool { return k.only == "" || k.only == 
 
 func (k *key[T]) readEntry(l *loader, e entry, t *T, driver string) {
 	switch {
-	case k.later:
-		l.problem(e.pos, "%s is not in this version of Millrace: remove it", e.name)
 	case e.value.bad:
 	case k.only != "" && driver != "" && k.only != driver:
 		l.problem(e.pos, "%s is a key of %s devices, but this device's driver is %s: remove it", e.name, k.only, driver)
@@ -90,13 +84,11 @@ func (k *key[T]) readEntry(l *loader, e entry, t *T, driver string) {
 	}
 }
 
-// names returns the keys that can be used in this version.
+// names returns the keys.
 func (tb *table[T]) names() []string {
 	var names []string
 	for i := range tb.keys {
-		if !tb.keys[i].later {
-			names = append(names, tb.keys[i].name)
-		}
+		names = append(names, tb.keys[i].name)
 	}
 	return names
 }

@@ -82,8 +82,8 @@ type computer struct {
 // step is one Point, and the hours that are in it.
 type step struct{ from, to time.Time }
 
-// byHour is how long a period may be to be shown by hours.
-const byHour = 49 * time.Hour
+// shownInDetail is how long a period may be to be shown by hours.
+const shownInDetail = 49 * time.Hour
 
 func newComputer(in Input) *computer {
 	cfg := in.Config
@@ -102,7 +102,7 @@ func newComputer(in Input) *computer {
 			Calendar: map[string]string{"en": cfg.Connectivity.Calendar.Text("en"), "zh": cfg.Connectivity.Calendar.Text("zh")},
 		},
 	}
-	if in.To.Sub(in.From) > byHour {
+	if in.To.Sub(in.From) > shownInDetail {
 		c.f.Step = 24 * time.Hour
 	}
 	c.split()

@@ -172,7 +172,7 @@ func lost(day time.Time, h int) bool {
 
 func memoryDir(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("/dev/shm", "millrace-year-")
+	dir, err := os.MkdirTemp("/dev/shm", "millrace-year-") //nolint:usetesting // it is to be in memory
 	if err != nil {
 		tb.Fatal(err)
 	}

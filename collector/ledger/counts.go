@@ -59,15 +59,14 @@ const (
 	reasons
 )
 
-// reasonNames are the names in gap notices.
-var reasonNames = [reasons]string{"buffer_full", "too_old", "damaged", "disk_error", "crash", "refused", "other"}
-
 // Reasons returns the names of all reasons, in the order of Counts.Dropped.
-func Reasons() []string { return reasonNames[:] }
+func Reasons() [reasons]string {
+	return [reasons]string{"buffer_full", "too_old", "damaged", "disk_error", "crash", "refused", "other"}
+}
 
 // ReasonOf returns the reason with a name.
 func ReasonOf(name string) Reason {
-	for i, n := range reasonNames {
+	for i, n := range Reasons() {
 		if n == name {
 			return Reason(i)
 		}

@@ -240,19 +240,22 @@ func (d *Device) account(now time.Time) {
 	spent := elapsed - d.since
 	d.since = elapsed
 	if d.state != Unobserved && spent > 0 {
-		d.spend(now.Add(-spent), now, d.state, 1)
+		d.spend(now.Add(-spent), now, d.state, false)
 	}
 }
 
 // spend adds the time from..to to a state, or takes it away.
-func (d *Device) spend(from, to time.Time, s State, sign time.Duration) {
+func (d *Device) spend(from, to time.Time, s State, away bool) {
 	for from.Before(to) {
 		h := hourOf(from)
 		end := startOf(h + 1)
 		if to.Before(end) {
 			end = to
 		}
-		c, n := d.in(h), sign*end.Sub(from)
+		c, n := d.in(h), end.Sub(from)
+		if away {
+			n = -n
+		}
 		switch s {
 		case Online:
 			c.Online += n
@@ -286,8 +289,8 @@ func (d *Device) beginOutage(now, silent time.Time, reason string) {
 // move makes time that was counted as one of another state one of silence.
 func (d *Device) move(from, to time.Time, s State) {
 	if s == Degraded || s == Online {
-		d.spend(from, to, s, -1)
-		d.spend(from, to, Offline, 1)
+		d.spend(from, to, s, true)
+		d.spend(from, to, Offline, false)
 	}
 }
 

@@ -58,7 +58,7 @@ func (e *events) span() (first, last int32) {
 // state is the body of a state frame: what the next run has to know of this
 // one. It is kept in the journal alone.
 type state struct {
-	Alive   int64              `json:"alive"` // Unix ms: up to here everything is counted
+	Alive   int64              `json:"alive"`           // Unix ms: up to here everything is counted
 	Began   int64              `json:"began,omitempty"` // Unix ms: when the ledger was begun, in whatever run
 	Stopped bool               `json:"stopped,omitempty"`
 	Plan    map[string][]Group `json:"plan,omitempty"`    // by device; of those that are read

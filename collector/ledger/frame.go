@@ -66,12 +66,14 @@ type frameHeader struct {
 	sum         uint32
 }
 
-var (
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
+// errTorn: there is no whole frame here.
+var errTorn = errors.New("not a whole frame")
 
-	// errTorn: there is no whole frame here.
-	errTorn = errors.New("not a whole frame")
-)
+// checksum is the CRC-32C of a header, without its checksum, and a body.
+func checksum(header, packed []byte) uint32 {
+	table := crc32.MakeTable(crc32.Castagnoli)
+	return crc32.Update(crc32.Checksum(header, table), table, packed)
+}
 
 func (h *frameHeader) append(dst []byte) []byte {
 	le := binary.LittleEndian
@@ -123,8 +125,7 @@ func (e *encoder) append(dst []byte, h frameHeader, body []byte) []byte {
 	packed := e.z.EncodeAll(body, nil)
 	h.size, h.raw = len(packed), len(body)
 	dst = h.append(dst)
-	sum := crc32.Update(crc32.Checksum(dst[start:], castagnoli), castagnoli, packed)
-	dst = binary.LittleEndian.AppendUint32(dst, sum)
+	dst = binary.LittleEndian.AppendUint32(dst, checksum(dst[start:], packed))
 	return append(dst, packed...)
 }
 
@@ -204,8 +205,7 @@ func (d *decoder) close() { d.z.Close() }
 
 // unpack returns the body of a frame, until the next call.
 func (d *decoder) unpack(h *frameHeader, header, packed []byte) ([]byte, error) {
-	sum := crc32.Update(crc32.Checksum(header[:headerSize-4], castagnoli), castagnoli, packed)
-	if sum != h.sum {
+	if checksum(header[:headerSize-4], packed) != h.sum {
 		return nil, errTorn
 	}
 	body, err := d.z.DecodeAll(packed, d.body[:0])

@@ -31,6 +31,7 @@ const (
 	journalName  = "journal"
 	monthSuffix  = ".ledger"
 	lockName     = "lock"
+	fileMode     = 0o600
 	maxUnwritten = 200_000 // rows that are kept in memory while the disk takes nothing
 )
 
@@ -188,12 +189,12 @@ func (f *files) open(now time.Time) error {
 		return err
 	}
 	if f.lock == nil {
-		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, 0o640)
+		lock, err := os.OpenFile(filepath.Join(dir, lockName), os.O_RDWR|os.O_CREATE, fileMode)
 		if err != nil {
 			return err
 		}
 		if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			lock.Close()
+			_ = lock.Close()
 			return errors.New("another millrace writes to it: give each its own connectivity.path")
 		}
 		f.lock = lock
@@ -372,11 +373,11 @@ func (f *files) file(now time.Time, h int64) error {
 // the month.
 func (f *files) append(now time.Time, rows map[key]*Counts) error {
 	path := filepath.Join(f.l.o.Dir, monthName(now))
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, fileMode)
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was synced
 	m := &f.month
 	if name := filepath.Base(path); m.name != name {
 		*m = monthFile{name: name}
@@ -419,16 +420,16 @@ func (f *files) renew(now time.Time) error {
 	}
 	data = f.enc.append(data, frameHeader{kind: frameState, journal: f.number}, text)
 	path := filepath.Join(f.l.o.Dir, journalName)
-	fresh, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
+	fresh, err := os.OpenFile(path+".new", os.O_RDWR|os.O_CREATE|os.O_TRUNC, fileMode)
 	if err != nil {
 		return err
 	}
 	if err := errors.Join(appendFile(fresh, data), fresh.Sync(), os.Rename(path+".new", path)); err != nil {
-		fresh.Close()
+		_ = fresh.Close()
 		return err
 	}
 	if f.journal != nil {
-		f.journal.Close()
+		_ = f.journal.Close()
 	}
 	f.journal, f.names = fresh, names
 	return syncDir(f.l.o.Dir)
@@ -439,7 +440,7 @@ func syncDir(dir string) error {
 	if err != nil {
 		return err
 	}
-	defer d.Close()
+	defer func() { _ = d.Close() }()
 	return d.Sync()
 }
 
@@ -473,10 +474,10 @@ func months(dir string) []string {
 
 func (f *files) close() {
 	if f.journal != nil {
-		f.journal.Close()
+		_ = f.journal.Close()
 	}
 	if f.lock != nil {
-		f.lock.Close()
+		_ = f.lock.Close()
 	}
 	f.journal, f.lock, f.opened = nil, nil, false
 }

@@ -39,11 +39,11 @@ type book struct {
 	pauses  []ledger.Pause
 }
 
-func read(t testing.TB, dir string) book {
-	t.Helper()
+func read(tb testing.TB, dir string) book {
+	tb.Helper()
 	b := book{rows: map[string]ledger.Counts{}}
 	if _, err := ledger.Read(dir, time.Unix(0, 0), time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC), b.visitor()); err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
 	return b
 }

@@ -116,7 +116,7 @@ func (r *reader) month(path string) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	end, err := filedEnd(file, r.newest)
 	if err != nil {
 		return err
@@ -207,7 +207,7 @@ func readJournal(dir string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	dec, err := newDecoder()
 	if err != nil {
 		return nil, err
@@ -263,7 +263,7 @@ func journalNumber(dir string) (uint32, error) {
 	if err != nil {
 		return 0, err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	f, err := newFrameFile(file)
 	if err != nil {
 		return 0, err
@@ -310,7 +310,7 @@ func eachHeader(path string, visit func(end int64, h *frameHeader)) error {
 	if err != nil {
 		return err
 	}
-	defer file.Close()
+	defer func() { _ = file.Close() }() // it was only read
 	f, err := newFrameFile(file)
 	if err != nil {
 		return err

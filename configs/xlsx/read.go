@@ -26,7 +26,7 @@ const (
 	maxRows     = 1 << 20
 )
 
-// ErrFormat: the file is not a workbook that can be read.
+// ErrFormat says that the file is not a workbook that can be read.
 var ErrFormat = errors.New("it is not an Excel workbook (.xlsx), or it is damaged or has a password")
 
 // Read calls visit with each row of the first sheet that is not hidden which
@@ -258,58 +258,74 @@ func showsDate(code string) bool {
 }
 
 func (b *book) readSheet(name string, visit func(row int, cells []string) bool) error {
-	var cells []string
-	row := 0
-	flush := func() error {
-		defer func() { cells = cells[:0] }()
-		if slices.ContainsFunc(cells, func(s string) bool { return s != "" }) && !visit(row, cells) {
-			return errStop
-		}
-		return nil
-	}
-	column := 0
-	err := b.parse(name, func(d *xml.Decoder, e xml.StartElement) error {
-		switch e.Name.Local {
-		case "row":
-			if err := flush(); err != nil {
-				return err
-			}
-			row++
-			if n, err := strconv.Atoi(attr(&e, "r")); err == nil && n >= row {
-				row = n
-			}
-			if row > maxRows {
-				return ErrFormat
-			}
-			column = 0
-		case "c":
-			if at := columnOf(attr(&e, "r")); at >= 0 {
-				column = at
-			}
-			if column >= maxColumns {
-				return d.Skip()
-			}
-			value, err := b.cell(d, &e)
-			if err != nil {
-				return err
-			}
-			if value != "" {
-				for len(cells) <= column {
-					cells = append(cells, "")
-				}
-				cells[column] = value
-			}
-			column++
-		}
-		return nil
-	})
+	r := rowReader{b: b, visit: visit}
+	err := b.parse(name, r.element)
 	if err == nil {
-		err = flush()
+		err = r.flush()
 	}
 	if errors.Is(err, errStop) {
 		return nil
 	}
 	return err
+}
+
+// rowReader gathers the cells of one row after the other.
+type rowReader struct {
+	b      *book
+	visit  func(row int, cells []string) bool
+	row    int
+	column int // of the next cell
+	cells  []string
+}
+
+// flush hands over the row that was gathered.
+func (r *rowReader) flush() error {
+	some := slices.ContainsFunc(r.cells, func(s string) bool { return s != "" })
+	if some && !r.visit(r.row, r.cells) {
+		return errStop
+	}
+	r.cells, r.column = r.cells[:0], 0
+	return nil
+}
+
+func (r *rowReader) element(d *xml.Decoder, e xml.StartElement) error {
+	switch e.Name.Local {
+	case "row":
+		if err := r.flush(); err != nil {
+			return err
+		}
+		r.row++
+		if n, err := strconv.Atoi(attr(&e, "r")); err == nil && n >= r.row {
+			r.row = n
+		}
+		if r.row > maxRows {
+			return ErrFormat
+		}
+	case "c":
+		return r.cell(d, &e)
+	}
+	return nil
+}
+
+func (r *rowReader) cell(d *xml.Decoder, e *xml.StartElement) error {
+	if at := columnOf(attr(e, "r")); at >= 0 {
+		r.column = at
+	}
+	if r.column >= maxColumns {
+		return d.Skip()
+	}
+	value, err := r.b.cell(d, e)
+	if err != nil {
+		return err
+	}
+	if value != "" {
+		for len(r.cells) <= r.column {
+			r.cells = append(r.cells, "")
+		}
+		r.cells[r.column] = value
+	}
+	r.column++
+	return nil
 }
 
 // columnOf returns the index of the column of a reference such as AB12; -1: it

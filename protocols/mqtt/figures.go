@@ -38,7 +38,7 @@ func (u *Uplink) SetFigures(f Figures) {
 		return
 	}
 	if f.Body != nil {
-		u.setRetained(u.format.gatewayTopic(topicConnectivity), f.Body)
+		u.setRetained(u.format.topic(topicConnectivity), f.Body)
 	}
 }
 
@@ -51,7 +51,7 @@ func (u *Uplink) SetDaily(day string, f Figures) {
 		u.mu.Unlock()
 		return
 	}
-	topic := u.format.gatewayTopic(topicDaily)
+	topic := u.format.topic(topicDaily)
 	u.mu.Lock()
 	u.daily.day, u.daily.version = day, u.retained.set(topic, f.Body)
 	if u.current != nil {

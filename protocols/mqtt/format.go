@@ -26,10 +26,8 @@ type format interface {
 	gap(dst []byte, g Gap) (topic string, body []byte)
 	// state makes the retained message of a device's state.
 	state(d DeviceState) outgoing
-	// stateTopic is where a device's state is retained.
-	stateTopic(device string) string
-	// gatewayTopic is a topic of the gateway itself.
-	gatewayTopic(name string) string
+	// topic is one of the gateway's, or of a device's, below the gateway's level.
+	topic(name string) string
 }
 
 // statusKind is what a status message says.
@@ -143,11 +141,10 @@ func (f *jsonFormat) gap(dst []byte, g Gap) (topic string, body []byte) {
 	return f.prefix + "gap", append(dst, "}}"...)
 }
 
-func (f *jsonFormat) stateTopic(device string) string {
-	return f.prefix + device + "/state"
-}
+// stateTopic is where a device's state is retained.
+func stateTopic(device string) string { return device + "/state" }
 
-func (f *jsonFormat) gatewayTopic(name string) string { return f.prefix + name }
+func (f *jsonFormat) topic(name string) string { return f.prefix + name }
 
 func (f *jsonFormat) state(d DeviceState) outgoing {
 	dst := f.appendHead(nil)
@@ -159,7 +156,7 @@ func (f *jsonFormat) state(d DeviceState) outgoing {
 	dst = strconv.AppendInt(dst, d.Since.UnixMilli(), 10)
 	dst = append(dst, `,"reason":`...)
 	dst = appendString(dst, d.Reason)
-	return outgoing{topic: f.stateTopic(d.Device), body: append(dst, '}')}
+	return outgoing{topic: f.topic(stateTopic(d.Device)), body: append(dst, '}')}
 }
 
 func (f *jsonFormat) status(kind statusKind) outgoing {

@@ -442,7 +442,7 @@ func (u *Uplink) RemoveDevice(id string) {
 	if u.edge != nil {
 		return // Reloaded tells of it
 	}
-	u.setRetained(u.format.stateTopic(id), nil)
+	u.setRetained(u.format.topic(stateTopic(id)), nil)
 }
 
 // forgetFiltered clears, once, what the broker may have of a device from

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"html"
+	"strconv"
 	"strings"
 )
 
@@ -16,9 +17,6 @@ type builder struct {
 
 // raw writes marks of our own.
 func (b *builder) raw(s string) { b.WriteString(s) }
-
-// text writes what comes from outside, escaped.
-func (b *builder) text(s string) { b.WriteString(html.EscapeString(s)) }
 
 // f writes marks of our own with texts in them, which are escaped.
 func (b *builder) f(format string, texts ...string) {
@@ -156,7 +154,7 @@ func (p *page) lists(b *builder) {
 			if l.More[side] > 0 {
 				more = fmt.Sprintf(" … + %d", l.More[side])
 			}
-			b.f("<p class=\"chips\"><b>%s (%s):</b> %s</p>\n", b.s([]string{"list.in", "list.out"}[side]), fmt.Sprint(len(all)+l.More[side]), orDash(strings.Join(all, ", "))+more)
+			b.f("<p class=\"chips\"><b>%s (%s):</b> %s</p>\n", b.s([]string{"list.in", "list.out"}[side]), strconv.Itoa(len(all)+l.More[side]), orDash(strings.Join(all, ", "))+more)
 		}
 	}
 }

@@ -105,8 +105,10 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 	for i := range f.Machines {
 		m := &f.Machines[i]
 		row := make([]string, len(head))
-		copy(row, []string{t.csvKind("machine"), plain(m.Asset), plain(m.Name), "", "", strconv.FormatFloat(m.Share, 'f', 6, 64), "", plain(m.Workshop), plain(m.Process),
-			t.Yes(m.Key), t.Yes(m.KeyProcess), t.Yes(m.Digital), t.Yes(m.Networked), number(m.DeliveredSec), strings.Join(m.Devices, " ")})
+		copy(row, []string{
+			t.csvKind("machine"), plain(m.Asset), plain(m.Name), "", "", strconv.FormatFloat(m.Share, 'f', 6, 64), "", plain(m.Workshop), plain(m.Process),
+			t.Yes(m.Key), t.Yes(m.KeyProcess), t.Yes(m.Digital), t.Yes(m.Networked), number(m.DeliveredSec), strings.Join(m.Devices, " "),
+		})
 		row[22] = number(f.Rule.PlannedSec)
 		rows = append(rows, row)
 	}

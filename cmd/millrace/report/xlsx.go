@@ -98,7 +98,9 @@ func (b *workbook) indicators() xlsx.Sheet {
 		cells := []xlsx.Cell{
 			xlsx.Text(t.S("ind." + string(x.ID))), xlsx.Text(t.S("def." + string(x.ID))),
 			xlsx.Formula(formulas[x.ID][0], float64(x.Numerator), xlsx.Whole), xlsx.Formula(formulas[x.ID][1], float64(x.Denominator), xlsx.Whole),
-			xlsx.TextFormula(fmt.Sprintf(`IF(%s=0,"—",%s/%s)`, den, num, den), "—"), {}, xlsx.Text(t.S("fam." + string(x.ID))),
+			xlsx.TextFormula(fmt.Sprintf(`IF(%s=0,"—",%s/%s)`, den, num, den), "—"),
+			{},
+			xlsx.Text(t.S("fam." + string(x.ID))),
 		}
 		if some {
 			cells[4] = xlsx.Formula(fmt.Sprintf(`IF(%s=0,"—",%s/%s)`, den, num, den), rate, xlsx.Percent)
@@ -124,7 +126,7 @@ func (b *workbook) equipment() xlsx.Sheet {
 		sec := xlsx.Ref(colDelivered, row)
 		s.Rows = append(s.Rows, []xlsx.Cell{
 			xlsx.Text(m.Asset), xlsx.Text(m.Name), xlsx.Text(m.Workshop), xlsx.Text(m.Process), xlsx.Text(t.Yes(m.Key)), xlsx.Text(t.Yes(m.KeyProcess)), xlsx.Text(t.Yes(m.Digital)),
-			xlsx.TextFormula(fmt.Sprintf(`IF(AND(%s>0,%s>=%s*%s-0.000001),"%s","%s")`, sec, sec, rule(rowHours), rule(rowPlanned), t.S("yes"), t.S("no")), t.Yes(m.Networked)),
+			xlsx.TextFormula(fmt.Sprintf(`IF(AND(%s>0,%s>=%s*%s-0.000001),%q,%q)`, sec, sec, rule(rowHours), rule(rowPlanned), t.S("yes"), t.S("no")), t.Yes(m.Networked)),
 			xlsx.Formula(fmt.Sprintf(`IF(%s=0,0,%s/%s)`, rule(rowPlanned), sec, rule(rowPlanned)), m.Share, xlsx.Percent),
 			xlsx.Int(m.DeliveredSec), xlsx.Text(m.Maker), xlsx.Text(m.Model), xlsx.Text(m.Serial), xlsx.Text(strings.Join(m.Devices, ", ")),
 		})
@@ -159,7 +161,7 @@ func (b *workbook) processes() xlsx.Sheet {
 			xlsx.Text(name),
 			xlsx.Formula("COUNTIFS("+of+")", float64(machines), xlsx.Whole),
 			xlsx.Formula(fmt.Sprintf("COUNTIFS(%s,%s,%s)", of, b.area("sheet.equipment", colNetworked, len(f.Machines)), yes), float64(networked), xlsx.Whole),
-			xlsx.TextFormula(fmt.Sprintf(`IF(%s>0,%s,"%s")`, xlsx.Ref(2, row), yes, t.S("no")), t.Yes(networked > 0)),
+			xlsx.TextFormula(fmt.Sprintf(`IF(%s>0,%s,%q)`, xlsx.Ref(2, row), yes, t.S("no")), t.Yes(networked > 0)),
 		})
 	}
 	return s
