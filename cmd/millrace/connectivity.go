@@ -203,7 +203,7 @@ func (a *agent) publishDaily(u *uplink) {
 }
 
 // dailyAfter is how long after midnight a day's record is made.
-const dailyAfter = 2 * time.Minute
+const dailyAfter = 20 * time.Second
 
 // tally keeps, for one uplink, what of each batch that is on its way counts
 // when it is acknowledged.

@@ -84,7 +84,12 @@ func TestLedgerAgainstReceiver(t *testing.T) {
 		t.Fatal(err)
 	}
 	full := now.Add(offset).Add(10 * time.Second)
-	config := fmt.Sprintf("gateway: {id: gw-1, group: plant}\nconsole: {listen: \"CONSOLE\"}\nconnectivity: {timezone: Asia/Shanghai}\nuplinks: [{name: platform, broker: %q}]\ndevices:\n", broker.URL("mqtt"))
+	// Where that is midnight. (The sign is the other way round in these names.)
+	zone := fmt.Sprintf("Etc/GMT%+d", full.UTC().Hour())
+	if full.UTC().Hour() > 12 {
+		zone = fmt.Sprintf("Etc/GMT%+d", full.UTC().Hour()-24)
+	}
+	config := fmt.Sprintf("gateway: {id: gw-1, group: plant}\nconsole: {listen: \"CONSOLE\"}\nconnectivity: {timezone: %s}\nuplinks: [{name: platform, broker: %q}]\ndevices:\n", zone, broker.URL("mqtt"))
 	for i, p := range []*counterPLC{one, two} {
 		config += fmt.Sprintf("  - {id: plc-%d, driver: modbus, endpoint: \"tcp://%s\", interval: 50ms, timeout: 200ms, offline_after: 1s, "+
 			"tags: [{name: a, address: \"holding:0\", type: uint32}, {name: b, address: \"holding:0\"}, {name: c, address: \"holding:900\"}, {name: d, address: \"holding:1\", on_change: true}]}\n", i+1, p.Addr())
@@ -144,15 +149,18 @@ func TestLedgerAgainstReceiver(t *testing.T) {
 		a.start()
 		n := len(r.Batches("plc-1"))
 		mqtttest.WaitFor(t, "batches again", func() bool { return len(r.Batches("plc-1")) > n+20 })
-		written := time.Now()
+		// What has just arrived there may not be acknowledged here yet.
+		written := time.Now().Add(-2 * time.Second)
 		flushLedger(t, filepath.Join(dir, "data", "buffer"))
 		n = len(r.Batches("plc-2"))
 		mqtttest.WaitFor(t, "batches that are not counted", func() bool { return len(r.Batches("plc-2")) > n+5 })
 		a.kill()
 		unwritten = append(unwritten, [2]time.Time{written, time.Now()})
 	}
+	mqtttest.WaitFor(t, "the day to be over for long enough", func() bool { return time.Now().Add(offset).After(full.Add(dailyAfter + time.Second)) })
 	a.start()
 	n := len(r.Batches("plc-1"))
+	mqtttest.WaitFor(t, "the record of the day", func() bool { return r.Retained("millrace/plant/gw-1/connectivity/daily") != nil })
 	mqtttest.WaitFor(t, "batches after the kills", func() bool { return len(r.Batches("plc-1")) > n+20 })
 	a.stop()
 	mqtttest.WaitFor(t, "the last batches", func() bool { return r.Status("gw-1")["reason"] == "stopped" })
@@ -171,7 +179,37 @@ func TestLedgerAgainstReceiver(t *testing.T) {
 		t.Errorf("pauses: %+v", pauses)
 	}
 	checkPublished(t, r)
+	checkDaily(t, r, full)
 	checkReport(t, a)
+}
+
+// checkDaily looks at the record of the day that ended at a time.
+func checkDaily(t *testing.T, r *mqtttest.Receiver, end time.Time) {
+	t.Helper()
+	var m struct {
+		Period struct {
+			Kind     string
+			From, To int64
+		}
+		Totals struct{ Delivered int64 }
+	}
+	body := r.Retained("millrace/plant/gw-1/connectivity/daily")
+	if err := json.Unmarshal(body, &m); err != nil {
+		t.Fatalf("%v: %q", err, body)
+	}
+	if err := conforms(t, "daily", body); err != nil {
+		t.Error(err)
+	}
+	got, _ := arrivedGood(r, nil)
+	want := int64(0)
+	for k, n := range got {
+		if k.hour < end.Unix()/3600 {
+			want += n
+		}
+	}
+	if m.Period.Kind != "day" || m.Period.To != end.UnixMilli() || m.Totals.Delivered != want {
+		t.Errorf("the day's record says %d delivered, the receiver %d: %s", m.Totals.Delivered, want, body)
+	}
 }
 
 // flushLedger has the agent write what it has counted.
@@ -202,6 +240,9 @@ func checkPublished(t *testing.T, r *mqtttest.Receiver) {
 	if err := json.Unmarshal(body, &m); err != nil {
 		t.Fatalf("%v: %q", err, body)
 	}
+	if err := conforms(t, "connectivity", body); err != nil {
+		t.Error(err)
+	}
 	if m.V != 1 || m.Gateway != "gw-1" || m.Ledger || len(m.Devices) != 2 || m.Devices[0].Expected == 0 || len(m.Indicators) != 9 {
 		t.Errorf("published: %s", body)
 	}
@@ -213,11 +254,7 @@ func checkPublished(t *testing.T, r *mqtttest.Receiver) {
 // checkReport makes reports of the stopped agent's files.
 func checkReport(t *testing.T, a *agentProcess) {
 	t.Helper()
-	zone, err := time.LoadLocation("Asia/Shanghai")
-	if err != nil {
-		t.Fatal(err)
-	}
-	day := time.Now().In(zone).Format(time.DateOnly)
+	day := time.Now().Add(-24 * time.Hour).UTC().Format(time.DateOnly) // whatever the time zone: it has come
 	for _, format := range []string{"html", "xlsx", "csv", "json"} {
 		name := filepath.Join(t.TempDir(), "r."+format)
 		stdout, stderr, code := millrace(t, "report", "-c", a.config, "--from", day, "--lang", "zh", "-o", name)

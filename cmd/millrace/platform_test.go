@@ -61,6 +61,9 @@ func conforms(t *testing.T, kind string, body []byte) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if kind == "daily" {
+		kind = "connectivity"
+	}
 	s := schemas[kind]
 	if s == nil {
 		return fmt.Errorf("there is no schema for %s", kind)
@@ -140,7 +143,7 @@ func TestMessageSchemas(t *testing.T) {
 	if err := u.SendGap(t.Context(), 9, mqtt.Gap{Stream: stream, From: 3, To: 9, Readings: 70, Reason: "buffer_full", Oldest: 1, Newest: 2}); err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"gap", "state", "status", `"online":true`, `"historical":true`, `"uncertain"`, `"source_ts"`, `"clock"`} {
+	for _, what := range []string{"gap", "state", "status", "connectivity", `"online":true`, `"historical":true`, `"uncertain"`, `"source_ts"`, `"clock"`} {
 		mqtttest.WaitFor(t, what, count(what))
 	}
 }
@@ -162,6 +165,7 @@ func TestMessageMistakes(t *testing.T) {
 		{"status", `{"v":1,"gateway":"g","online":false}`},
 		{"status", `{"v":1,"gateway":"g","online":false,"reason":"tired"}`},
 		{"gap", `{"v":1,"gateway":"g","stream":"01M848G32JCB26T4ESY0B80FMQ","gap":{"from":1,"to":2,"readings":1,"reason":"nobody knows","oldest":0,"newest":0}}`},
+		{"connectivity", `{"v":1,"gateway":"g","group":"p","ts":1}`},
 	} {
 		if conforms(t, c.kind, []byte(c.body)) == nil {
 			t.Errorf("%s conforms: %s", c.kind, c.body)
@@ -180,7 +184,7 @@ func TestDocumentedMessages(t *testing.T) {
 	for _, m := range regexp.MustCompile("(?s)```json\n(.*?)```|`(\\{\"v\":1.*?\\})` \\|").FindAllStringSubmatch(string(text), -1) {
 		body := strings.ReplaceAll(m[1]+m[2], `"01M848…"`, `"01M848G32JCB26T4ESY0B80FMQ"`)
 		kind := "data"
-		for part, k := range map[string]string{`"gap"`: "gap", `"online"`: "status", `"state"`: "state"} {
+		for part, k := range map[string]string{`"gap"`: "gap", `"online"`: "status", `"state"`: "state", `"indicators"`: "connectivity"} {
 			if strings.Contains(body, part) {
 				kind = k
 			}
@@ -215,6 +219,7 @@ func TestAsyncAPI(t *testing.T) {
 	for kind, address := range map[string]string{
 		"data": "{topic}/{group}/{gateway}/{device}/data", "state": "{topic}/{group}/{gateway}/{device}/state",
 		"status": "{topic}/{group}/{gateway}/status", "gap": "{topic}/{group}/{gateway}/gap",
+		"connectivity": "{topic}/{group}/{gateway}/connectivity", "daily": "{topic}/{group}/{gateway}/connectivity/daily",
 	} {
 		c, _ := channels[kind].(map[string]any)
 		if c["address"] != address {
@@ -229,7 +234,7 @@ func TestAsyncAPI(t *testing.T) {
 	}
 	components, _ := doc["components"].(map[string]any)
 	messages, _ := components["messages"].(map[string]any)
-	for name, kind := range map[string]string{"batch": "data", "state": "state", "status": "status", "gap": "gap"} {
+	for name, kind := range map[string]string{"batch": "data", "state": "state", "status": "status", "gap": "gap", "connectivity": "connectivity"} {
 		m, _ := messages[name].(map[string]any)
 		examples, _ := m["examples"].([]any)
 		if len(examples) == 0 {
