@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -137,6 +138,9 @@ func planText(cfg *configs.Config, plans []readPlan, buses []busReport) string {
 	}
 	fmt.Fprintf(&b, "%s is in order: gateway %s, %s, %s, %s.\n", cfg.Path, cfg.Gateway.ID,
 		counted(len(cfg.Devices), "device"), counted(tags, "tag"), counted(len(cfg.Uplinks), "uplink"))
+	if e := equipmentOf(cfg); e != nil {
+		b.WriteString(e.text())
+	}
 	for i := range cfg.Uplinks {
 		if u := &cfg.Uplinks[i]; i == 0 {
 			fmt.Fprintf(&b, "\n%s\n", uplinkText(u))
@@ -235,8 +239,10 @@ type checkResult struct {
 	OK       bool           `json:"ok"`
 	Problems []checkProblem `json:"problems"`
 	Uplinks  []checkUplink  `json:"uplinks,omitempty"`
-	Plan     []readPlan     `json:"plan,omitempty"`
-	Buses    []busReport    `json:"buses,omitempty"`
+	// Equipment sums up the equipment ledger; nil: there is none.
+	Equipment *checkEquipment `json:"equipment,omitempty"`
+	Plan      []readPlan      `json:"plan,omitempty"`
+	Buses     []busReport     `json:"buses,omitempty"`
 }
 
 type checkUplink struct {
@@ -265,6 +271,7 @@ func checkJSON(t terminal, file string) int {
 	code := exitDone
 	if err == nil {
 		res.Plan, res.Buses = readPlans(cfg)
+	res.Equipment = equipmentOf(cfg)
 		for i := range cfg.Uplinks {
 			u := &cfg.Uplinks[i]
 			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Fallback, u.Format, u.PrimaryHost, u.Devices, u.Tags, u.CatchUp, u.CatchUpRate.String()})
@@ -292,4 +299,48 @@ func problemsOf(err error, file string) []checkProblem {
 		out[i] = checkProblem{File: p.Pos.File, Line: p.Pos.Line, Column: p.Pos.Col, Name: p.Pos.Name, Text: p.Text}
 	}
 	return out
+}
+
+// checkEquipment sums up the equipment ledger.
+type checkEquipment struct {
+	File      string `json:"file"`
+	Machines  int    `json:"machines"`
+	Digital   int    `json:"digital"`
+	Connected int    `json:"connected"` // with a device
+	Key       int    `json:"key"`
+	// Unlisted are devices that no machine names: they count for no machine.
+	Unlisted []string `json:"unlisted_devices,omitempty"`
+}
+
+func equipmentOf(cfg *configs.Config) *checkEquipment {
+	if cfg.EquipmentLedger == "" {
+		return nil
+	}
+	e := &checkEquipment{File: cfg.EquipmentLedger, Machines: len(cfg.Equipment)}
+	named := map[string]bool{}
+	for i := range cfg.Equipment {
+		m := &cfg.Equipment[i]
+		for _, id := range m.Devices {
+			named[id] = true
+		}
+		for n, is := range map[*int]bool{&e.Digital: m.Digital, &e.Connected: len(m.Devices) > 0, &e.Key: m.Key} {
+			if is {
+				*n++
+			}
+		}
+	}
+	for _, d := range cfg.Devices {
+		if !named[d.ID] {
+			e.Unlisted = append(e.Unlisted, d.ID)
+		}
+	}
+	return e
+}
+
+func (e *checkEquipment) text() string {
+	s := fmt.Sprintf("Equipment ledger %s: %s, of which %d digital, %d connected by a device, %d key.\n", filepath.Base(e.File), counted(e.Machines, "machine"), e.Digital, e.Connected, e.Key)
+	if len(e.Unlisted) > 0 {
+		s += fmt.Sprintf("  No machine names %s: add them to its column devices, or their data counts for no machine.\n", strings.Join(e.Unlisted, ", "))
+	}
+	return s
 }
