@@ -58,6 +58,7 @@ type files struct {
 	lock    *os.File
 	enc     *encoder
 	journal *os.File
+	stale   bool           // a new journal is to be begun before anything is written
 	number  uint32         // of the journal
 	names   map[string]int // of the journal
 	before  int64          // all hours before were filed
@@ -68,6 +69,7 @@ type files struct {
 	events    events          // not in the journal yet
 	filing    events          // in the journal, and in no month's file
 	previous  *state          // of the run before; nil: it is accounted for
+	resumed   bool            // what previous says is in unwritten and events
 	alive     int64           // up to when all is written, Unix ms
 	since     int64           // when the ledger was begun, Unix ms
 }
@@ -112,14 +114,19 @@ func (f *files) flush(last bool) error {
 			return err
 		}
 	}
-	if f.previous != nil {
+	if f.stale {
+		if err := f.renew(false); err != nil {
+			return err
+		}
+	}
+	if f.previous != nil && !f.resumed {
 		f.resume(now)
 	}
 	if err := f.write(now, last); err != nil {
 		return err
 	}
 	if h := hourOf(now); h != f.before { // the clock may have been set back
-		if err := f.file(now, h); err != nil {
+		if err := f.file(now, h, last); err != nil {
 			return err
 		}
 		f.expire(now)
@@ -217,13 +224,13 @@ func (f *files) open(now time.Time) error {
 	j.drop(filed)
 	f.number, f.before = max(j.number, filed.journal), filed.before
 	f.unfiled, f.filing = j.rows, j.events
-	f.previous = j.state
+	f.previous, f.resumed = j.state, false
 	f.since = now.Add(f.l.started - f.l.elapsed()).UnixMilli()
 	if j.state != nil && j.state.Began != 0 {
 		f.since = j.state.Began
 	}
-	f.opened = true
-	return f.renew(now)
+	f.opened, f.stale = true, true
+	return nil
 }
 
 // write appends what was collected to the journal, and the state with it.
@@ -233,9 +240,10 @@ func (f *files) write(now time.Time, last bool) error {
 		return err
 	}
 	changed := f.l.dirty.Swap(false)
-	data = f.enc.append(data, frameHeader{kind: frameState, journal: f.number}, f.stateJSON(now, changed, last))
+	data = f.enc.append(data, frameHeader{kind: frameState, journal: f.number}, f.stateJSON(now.UnixMilli(), changed, last))
 	if err := appendFile(f.journal, data); err != nil {
 		f.l.dirty.Store(true)
+		f.stale = true // which names and rows it has now is not known
 		return err
 	}
 	for k, c := range f.unwritten {
@@ -244,6 +252,7 @@ func (f *files) write(now time.Time, last bool) error {
 	f.filing.Outages = append(f.filing.Outages, f.events.Outages...)
 	f.filing.Pauses = append(f.filing.Pauses, f.events.Pauses...)
 	f.unwritten, f.events, f.alive = map[key]*Counts{}, events{}, now.UnixMilli()
+	f.previous = nil
 	if last {
 		return f.journal.Sync()
 	}
@@ -284,9 +293,10 @@ func (l *Ledger) goingOn() (outages []Outage) {
 	return outages
 }
 
-// stateJSON is the state as the next run is to find it.
-func (f *files) stateJSON(now time.Time, plan, last bool) []byte {
-	s := state{Alive: now.UnixMilli(), Began: f.since, Stopped: last, Same: !plan, Outages: f.l.goingOn()}
+// stateJSON is the state as the next run is to find it, when all is written up
+// to alive.
+func (f *files) stateJSON(alive int64, plan, last bool) []byte {
+	s := state{Alive: alive, Began: f.since, Stopped: last, Same: !plan, Outages: f.l.goingOn()}
 	if plan {
 		s.Plan = map[string][]Group{}
 		devices, present := f.l.all()
@@ -347,7 +357,7 @@ func (f *files) frames(rows map[key]*Counts, e *events, names map[string]int) ([
 }
 
 // file files the hours before h.
-func (f *files) file(now time.Time, h int64) error {
+func (f *files) file(now time.Time, h int64, last bool) error {
 	done := map[key]*Counts{}
 	for k, c := range f.unfiled {
 		if k.hour < h {
@@ -365,8 +375,8 @@ func (f *files) file(now time.Time, h int64) error {
 	for k := range done {
 		delete(f.unfiled, k)
 	}
-	f.filing = events{}
-	return f.renew(now)
+	f.filing, f.stale = events{}, true
+	return f.renew(last)
 }
 
 // append appends the rows, and the events that are to be filed, to the file of
@@ -404,15 +414,15 @@ func (f *files) append(now time.Time, rows map[key]*Counts) error {
 
 func monthName(t time.Time) string { return t.UTC().Format("2006-01") + monthSuffix }
 
-// renew begins a new journal with what is not filed.
-func (f *files) renew(now time.Time) error {
+// renew begins a new journal with what is not filed; last: all is written.
+func (f *files) renew(last bool) error {
 	names := map[string]int{}
 	f.number++
 	data, err := f.frames(f.unfiled, &f.filing, names)
 	if err != nil {
 		return err
 	}
-	text := f.stateJSON(now, true, false)
+	text := f.stateJSON(f.alive, true, last)
 	if f.previous != nil { // what it says is still to be accounted for
 		if text, err = json.Marshal(f.previous); err != nil {
 			return err
@@ -432,7 +442,11 @@ func (f *files) renew(now time.Time) error {
 		_ = f.journal.Close()
 	}
 	f.journal, f.names = fresh, names
-	return syncDir(f.l.o.Dir)
+	if err := syncDir(f.l.o.Dir); err != nil {
+		return err
+	}
+	f.stale = false
+	return nil
 }
 
 func syncDir(dir string) error {
@@ -486,7 +500,7 @@ func (f *files) close() {
 // the outages that nobody saw the end of.
 func (f *files) resume(now time.Time) {
 	p := f.previous
-	f.previous = nil
+	f.resumed = true
 	from := time.UnixMilli(p.Alive)
 	to := now.Add(f.l.started - f.l.elapsed()) // when this run began
 	for _, o := range p.Outages {

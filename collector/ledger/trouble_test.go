@@ -1,0 +1,157 @@
+package ledger
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// trouble is a ledger whose disk a test can break.
+type trouble struct {
+	t    *testing.T
+	dir  string
+	wall time.Time
+	mono time.Duration
+	l    *Ledger
+}
+
+func newTrouble(t *testing.T) *trouble {
+	t.Helper()
+	x := &trouble{t: t, dir: t.TempDir(), wall: time.Date(2026, 3, 2, 8, 0, 0, 0, time.UTC)}
+	x.open()
+	return x
+}
+
+func (x *trouble) open() {
+	x.l = New(Options{Dir: x.dir, Keep: 400 * 24 * time.Hour, Now: func() time.Time { return x.wall }, Elapsed: func() time.Duration { return x.mono }})
+}
+
+func (x *trouble) pass(d time.Duration) { x.wall, x.mono = x.wall.Add(d), x.mono+d }
+
+// count counts a reading of a device, a minute passes, and it is written.
+func (x *trouble) count(device string) {
+	x.l.Device(device).Due(x.wall, time.Second, 1, 1)
+	x.pass(time.Minute)
+	x.l.Flush(false)
+}
+
+// block keeps a new journal from being made.
+func (x *trouble) block() {
+	x.t.Helper()
+	if err := os.Mkdir(filepath.Join(x.dir, journalName+".new"), 0o700); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+func (x *trouble) unblock() {
+	x.t.Helper()
+	if err := os.Remove(filepath.Join(x.dir, journalName+".new")); err != nil {
+		x.t.Fatal(err)
+	}
+}
+
+// there is how many readings the files hold, of whatever device.
+func (x *trouble) there() (n int64) {
+	x.t.Helper()
+	if _, err := Read(x.dir, time.Unix(0, 0), x.wall.AddDate(1, 0, 0), Visitor{Row: func(_ string, _ int64, c *Counts) { n += c.Expected }}); err != nil {
+		x.t.Fatal(err)
+	}
+	return n
+}
+
+// TestNoJournalAtStart: the disk is full when the agent starts. It goes on, and
+// writes what has waited when there is room.
+func TestNoJournalAtStart(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	x.block()
+	for range 3 {
+		x.count("d")
+	}
+	x.unblock()
+	x.count("d")
+	if n := x.there(); n != 4 {
+		t.Errorf("%d of 4 are there", n)
+	}
+}
+
+// TestNoNewJournal: the disk is full when an hour has been filed, before the
+// next journal is begun. What is counted after it outlives a kill.
+func TestNoNewJournal(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	x.count("d")
+	x.block()
+	x.pass(time.Hour)
+	x.count("d") // filed, but for the journal
+	x.count("d")
+	x.unblock()
+	x.count("d")
+	if n := x.there(); n != 4 {
+		t.Errorf("a reader finds %d of 4", n)
+	}
+	// The agent is killed.
+	if err := os.Remove(filepath.Join(x.dir, lockName)); err != nil {
+		t.Fatal(err)
+	}
+	x.open()
+	x.l.Flush(false)
+	if n := x.there(); n != 4 {
+		t.Errorf("the next agent finds %d of 4", n)
+	}
+	x.pass(2 * time.Hour)
+	x.l.Flush(true)
+	if n := x.there(); n != 4 {
+		t.Errorf("%d of 4 are there when all is filed", n)
+	}
+}
+
+// TestWriteFails: a device is counted for the first time while the journal
+// takes nothing. Its id must be written with its first counts that are.
+func TestWriteFails(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	x.count("first")
+	whole := x.l.files.journal
+	readOnly, err := os.Open(filepath.Join(x.dir, journalName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	x.l.files.journal = readOnly
+	x.count("second")
+	if x.l.files.failing == "" {
+		t.Fatal("it was written all the same")
+	}
+	_ = readOnly.Close()
+	x.l.files.journal = whole
+	x.count("second")
+	if n := x.there(); n != 3 {
+		t.Errorf("%d of 3 are there", n)
+	}
+	x.pass(time.Hour)
+	x.l.Flush(true)
+	if n := x.there(); n != 3 {
+		t.Errorf("%d of 3 are there when all is filed", n)
+	}
+}
+
+// TestStopAtFullHour stops the agent in the first minute of an hour, when the
+// hour before is filed, too: it was stopped, and not killed.
+func TestStopAtFullHour(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	x.count("d")
+	x.pass(time.Hour)
+	x.l.Flush(true)
+	x.pass(time.Hour)
+	x.open()
+	x.l.Flush(true)
+	var pauses []Pause
+	if _, err := Read(x.dir, time.Unix(0, 0), x.wall, Visitor{Row: func(string, int64, *Counts) {}, Pause: func(p Pause) { pauses = append(pauses, p) }}); err != nil {
+		t.Fatal(err)
+	}
+	if len(pauses) != 1 || pauses[0].Ended != EndedStopped {
+		t.Errorf("%+v", pauses)
+	}
+}
