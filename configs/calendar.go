@@ -72,7 +72,7 @@ func (c *Calendar) Planned(from, to time.Time) int64 {
 	zone := c.Location()
 	first := from.In(zone)
 	// A shift of the day before may end within.
-	for day := time.Date(first.Year(), first.Month(), first.Day()-1, 0, 0, 0, 0, zone); day.Before(to); day = nextDay(day) {
+	for day := StartOfDay(first.Year(), first.Month(), first.Day()-1, zone); day.Before(to); day = nextDay(day) {
 		spans = c.appendDay(spans, day)
 	}
 	slices.SortFunc(spans, func(a, b [2]int64) int { return int(a[0] - b[0]) })
@@ -87,8 +87,21 @@ func (c *Calendar) Planned(from, to time.Time) int64 {
 	return sum
 }
 
+// StartOfDay returns the first moment of a day; month and day may be outside
+// their ranges, as for time.Date. That is midnight, but where the clock is put
+// forward at midnight (Havana, Santiago): there time.Date would return a time
+// of the day before.
+func StartOfDay(year int, month time.Month, day int, zone *time.Location) time.Time {
+	date := time.Date(year, month, day, 12, 0, 0, 0, zone)
+	at := time.Date(year, month, day, 0, 0, 0, 0, zone)
+	for at.Day() != date.Day() {
+		at = at.Add(15 * time.Minute)
+	}
+	return at
+}
+
 func nextDay(day time.Time) time.Time {
-	return time.Date(day.Year(), day.Month(), day.Day()+1, 0, 0, 0, 0, day.Location())
+	return StartOfDay(day.Year(), day.Month(), day.Day()+1, day.Location())
 }
 
 // appendDay appends the planned spans, in Unix seconds, that begin on a day.
@@ -108,7 +121,7 @@ func (c *Calendar) appendDay(spans [][2]int64, day time.Time) [][2]int64 {
 		return append(spans, [2]int64{day.Unix(), nextDay(day).Unix()})
 	}
 	at := func(minutes int) int64 {
-		return time.Date(day.Year(), day.Month(), day.Day(), 0, minutes, 0, 0, day.Location()).Unix()
+		return max(time.Date(day.Year(), day.Month(), day.Day(), 0, minutes, 0, 0, day.Location()).Unix(), day.Unix())
 	}
 	for i := range c.shifts {
 		if s := &c.shifts[i]; s.Days[weekday] {

@@ -143,6 +143,8 @@ func TestPlanned(t *testing.T) {
 		{"a Sunday is a Friday", week + `, workdays: {"2026-03-08": fri}`, "2026-03-08", "2026-03-09", 16*time.Hour + 30*time.Minute},
 		{"a holiday is a workday", week + `, holidays: ["2026-03-03"], workdays: {"2026-03-03": tue}`, "2026-03-03", "2026-03-04", 12 * time.Hour},
 		{"the night of the clock change", `timezone: Europe/Berlin, shifts: [{days: sun, from: "00:00", to: "24:00"}]`, "2026-03-29", "2026-03-30", 23 * time.Hour},
+		{"a day without a midnight", `timezone: America/Havana, shifts: [{days: sun, from: "00:00", to: "24:00"}]`, "2026-03-05", "2026-03-12", 23 * time.Hour},
+		{"around the clock over it", `timezone: America/Santiago, holidays: "2026-09-07"`, "2026-09-04", "2026-09-09", 95 * time.Hour},
 		{"the night of the other", `timezone: Europe/Berlin, shifts: [{days: sun, from: "00:00", to: "24:00"}]`, "2026-10-25", "2026-10-26", 25 * time.Hour},
 	} {
 		c := calendarOf(t, test.keys)

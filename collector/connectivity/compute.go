@@ -116,7 +116,7 @@ func (c *computer) split() {
 	for at := c.f.From; at.Before(c.f.To); {
 		next := at.Add(time.Hour)
 		if c.f.Step > time.Hour {
-			next = time.Date(at.Year(), at.Month(), at.Day()+1, 0, 0, 0, 0, c.zone)
+			next = configs.StartOfDay(at.Year(), at.Month(), at.Day()+1, c.zone)
 		}
 		if next.After(c.f.To) {
 			next = c.f.To

@@ -6,6 +6,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"millrace/configs"
 )
 
 // Period names the time that a message is about.
@@ -167,8 +169,8 @@ func IndicatorIDs() []IndicatorID {
 // DayOf returns the day that t is in, in the time zone of t: from its
 // beginning to its end.
 func DayOf(t time.Time) (from, to time.Time) {
-	from = time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, t.Location())
-	return from, time.Date(t.Year(), t.Month(), t.Day()+1, 0, 0, 0, 0, t.Location())
+	from = configs.StartOfDay(t.Year(), t.Month(), t.Day(), t.Location())
+	return from, configs.StartOfDay(t.Year(), t.Month(), t.Day()+1, t.Location())
 }
 
 // Worst returns the indexes of the devices, the one that answered the smallest

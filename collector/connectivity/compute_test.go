@@ -1,0 +1,66 @@
+package connectivity_test
+
+import (
+	"testing"
+	"time"
+
+	"millrace/collector/connectivity"
+	"millrace/collector/ledger"
+	"millrace/configs"
+)
+
+// entry is what a test's ledger has of a device in an hour.
+type entry struct {
+	device string
+	at     time.Time
+	n      ledger.Counts
+}
+
+// computed returns the figures of a ledger with the given entries, which was
+// written up to until.
+func computed(t *testing.T, cfg *configs.Config, from, to, until time.Time, entries ...entry) *connectivity.Figures {
+	t.Helper()
+	f, err := connectivity.Compute(connectivity.Input{
+		Config: cfg, From: from, To: to, Now: until,
+		Source: func(_, _ time.Time, v ledger.Visitor) (int64, error) {
+			for i := range entries {
+				v.Row(entries[i].device, entries[i].at.Unix()/3600, &entries[i].n)
+			}
+			return until.UnixMilli(), nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
+func oneDevice(keys string) *configs.Config {
+	return parse("gateway: {id: gw-1}\nconnectivity: {" + keys + "}\ndevices: [{id: d, driver: none, endpoint: \"tcp://192.0.2.5:502\", tags: [{name: t, address: a}]}]")
+}
+
+// TestDayWithoutMidnight: where the clock is put forward at midnight, there is
+// one step for each day all the same.
+func TestDayWithoutMidnight(t *testing.T) {
+	t.Parallel()
+	for zone, day := range map[string]string{"America/Havana": "2026-03-08", "America/Santiago": "2026-09-06", "Africa/Cairo": "2026-04-24", "Asia/Shanghai": "2026-03-08"} {
+		cfg := oneDevice("timezone: " + zone)
+		noon, err := time.ParseInLocation("2006-01-02 15", day+" 12", cfg.Connectivity.Calendar.Location())
+		if err != nil {
+			t.Fatal(err)
+		}
+		first, to := connectivity.DayOf(noon)
+		if first.Day() != noon.Day() || to.Day() != noon.AddDate(0, 0, 1).Day() {
+			t.Errorf("%s: the day is from %s to %s", zone, first, to)
+		}
+		from, _ := connectivity.DayOf(noon.AddDate(0, 0, -2))
+		_, to = connectivity.DayOf(noon.AddDate(0, 0, 2))
+		f := computed(t, cfg, from, to, to)
+		if len(f.Series) != 5 {
+			t.Errorf("%s: %d days, want 5", zone, len(f.Series))
+		}
+		if want := int64(to.Sub(from) / time.Second); f.Rule.PlannedSec != want {
+			t.Errorf("%s: %d s planned, want %d", zone, f.Rule.PlannedSec, want)
+		}
+	}
+}
