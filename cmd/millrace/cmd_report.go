@@ -114,11 +114,11 @@ func (o *reportOptions) span(now time.Time) (from, to time.Time, err error) {
 		if text == "" {
 			return otherwise, nil
 		}
-		t, err := time.ParseInLocation(time.DateOnly, text, now.Location())
+		t, err := time.Parse(time.DateOnly, text)
 		if err != nil {
 			return t, fmt.Errorf("--%s %q: expected a day such as %s", name, text, now.Format(time.DateOnly))
 		}
-		return t, nil
+		return configs.StartOfDay(t.Year(), t.Month(), t.Day(), now.Location()), nil
 	}
 	if to, err = day("to", o.to, today); err != nil {
 		return from, to, err
@@ -140,24 +140,26 @@ func (o *reportOptions) span(now time.Time) (from, to time.Time, err error) {
 }
 
 func namedPeriod(name string, today time.Time) (from, to time.Time, err error) {
-	_, tomorrow := connectivity.DayOf(today)
-	monday := today.AddDate(0, 0, -(int(today.Weekday())+6)%7)
-	first := today.AddDate(0, 0, 1-today.Day())
+	on := func(month time.Month, day int) time.Time {
+		return configs.StartOfDay(today.Year(), month, day, today.Location())
+	}
+	month, day := today.Month(), today.Day()
+	tomorrow, monday := on(month, day+1), day-(int(today.Weekday())+6)%7
 	switch name {
 	case "today":
 		return today, tomorrow, nil
 	case "yesterday":
-		return today.AddDate(0, 0, -1), today, nil
+		return on(month, day-1), today, nil
 	case "week":
-		return monday, tomorrow, nil
+		return on(month, monday), tomorrow, nil
 	case "last-week":
-		return monday.AddDate(0, 0, -7), monday, nil
+		return on(month, monday-7), on(month, monday), nil
 	case "", "month":
-		return first, tomorrow, nil
+		return on(month, 1), tomorrow, nil
 	case "last-month":
-		return first.AddDate(0, -1, 0), first, nil
+		return on(month-1, 1), on(month, 1), nil
 	case "year":
-		return today.AddDate(0, 0, 1-today.YearDay()), tomorrow, nil
+		return on(time.January, 1), tomorrow, nil
 	}
 	return from, to, fmt.Errorf("--period %q: it is today, yesterday, week, last-week, month, last-month or year", name)
 }

@@ -1,12 +1,14 @@
 package main
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
 
 	"millrace/cmd/millrace/console"
 	"millrace/collector/connectivity"
+	"millrace/configs"
 )
 
 // pageAge is how old the figures of the page may be.
@@ -29,12 +31,11 @@ func (s *source) Connectivity(period string) (*console.Connectivity, error) {
 	zone := a.config().Connectivity.Calendar.Location()
 	now := a.buf.Now().In(zone)
 	from, to := last24h(now)
-	_, tomorrow := connectivity.DayOf(now)
-	switch period {
-	case "7d":
-		from, to = tomorrow.AddDate(0, 0, -7), tomorrow
-	case "30d":
-		from, to = tomorrow.AddDate(0, 0, -30), tomorrow
+	for name, days := range map[string]int{"7d": 7, "30d": 30} {
+		if period == name {
+			_, to = connectivity.DayOf(now)
+			from = configs.StartOfDay(now.Year(), now.Month(), now.Day()+1-days, zone)
+		}
 	}
 	a.coll.Count()
 	a.books.ledger.Flush(false)
@@ -71,7 +72,7 @@ func forPage(f *connectivity.Figures, period string) *console.Connectivity {
 			out.Outages = append(out.Outages, console.ConnOutage{Device: d.ID, From: o.From, To: o.To, Reason: o.Reason})
 		}
 	}
-	slices.SortFunc(out.Outages, func(a, b console.ConnOutage) int { return int(b.From - a.From) })
+	slices.SortFunc(out.Outages, func(a, b console.ConnOutage) int { return cmp.Compare(b.From, a.From) })
 	out.Outages = out.Outages[:min(len(out.Outages), console.MaxConnOutages)]
 	for _, p := range f.Pauses {
 		out.Pauses = append(out.Pauses, console.ConnPause{From: p.From, To: p.To, Ended: string(p.Ended)})

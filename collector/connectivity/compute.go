@@ -1,6 +1,7 @@
 package connectivity
 
 import (
+	"cmp"
 	"maps"
 	"slices"
 	"strings"
@@ -278,7 +279,7 @@ func (c *computer) devices() {
 		d := Device{ID: id, Totals: totals(&g.sum), Outage: g.list, Assets: assets[id], Evidence: c.in.Evidence[id]}
 		d.P50, d.P95 = g.sum.Quantile(0.5), g.sum.Quantile(0.95)
 		d.P50MS, d.P95MS = millis(d.P50), millis(d.P95)
-		slices.SortFunc(d.Outage, func(a, b ledger.Outage) int { return int(a.From - b.From) })
+		slices.SortFunc(d.Outage, func(a, b ledger.Outage) int { return cmp.Compare(a.From, b.From) })
 		answering := int64(0)
 		for h := range g.cells {
 			answering += c.answering(&g.cells[h], h)

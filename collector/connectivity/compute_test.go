@@ -64,3 +64,30 @@ func TestDayWithoutMidnight(t *testing.T) {
 		}
 	}
 }
+
+// TestOutagesInOrder: also where an int has 32 bits, which hold 24 days of
+// milliseconds (GOARCH=386 go test runs it so).
+func TestOutagesInOrder(t *testing.T) {
+	t.Parallel()
+	cfg := oneDevice("timezone: Asia/Shanghai")
+	from := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	f, err := connectivity.Compute(connectivity.Input{
+		Config: cfg, From: from, To: from.AddDate(1, 0, 0), Now: from,
+		Source: func(_, _ time.Time, v ledger.Visitor) (int64, error) {
+			for _, day := range []int{80, 0, 160, 120, 40} {
+				at := from.AddDate(0, 0, day).UnixMilli()
+				v.Outage(ledger.Outage{Device: "d", From: at, To: at + 1})
+			}
+			return from.UnixMilli(), nil
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := f.Devices[0].Outage
+	for i := range list {
+		if want := from.AddDate(0, 0, 40*i).UnixMilli(); list[i].From != want {
+			t.Errorf("outage %d is that of %s", i, time.UnixMilli(list[i].From).UTC())
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	_ "embed"
 	"fmt"
 	"io"
@@ -183,13 +184,13 @@ func newSheet(d *connectivity.Device, f *connectivity.Figures, t *text) sheet {
 	}
 	longest := slices.Clone(d.Outage)
 	slices.SortStableFunc(longest, func(a, b ledger.Outage) int {
-		return int(outageLength(&b, f.Until) - outageLength(&a, f.Until))
+		return cmp.Compare(outageLength(&b, f.Until), outageLength(&a, f.Until))
 	})
 	if len(longest) > maxOutages {
 		s.More = len(longest) - maxOutages
 		longest = longest[:maxOutages]
 	}
-	slices.SortFunc(longest, func(a, b ledger.Outage) int { return int(a.From - b.From) })
+	slices.SortFunc(longest, func(a, b ledger.Outage) int { return cmp.Compare(a.From, b.From) })
 	for i := range longest {
 		o := &longest[i]
 		row := outageRow{From: stamp(o.From, zone), To: t.S("goeson"), Length: t.Span(outageLength(o, f.Until) / 1000), Reason: o.Reason}
