@@ -29,9 +29,9 @@ type books struct {
 
 	mu       sync.Mutex // guards what follows
 	figures  *connectivity.Figures
+	told     mqtt.Figures                     // the same, as they are published
 	evidence map[string]connectivity.Evidence // as it was saved last
 	saved    time.Time                        // when
-	daily    map[string]string                // by uplink, the day whose record it was given last
 
 	pageMu sync.Mutex // one of the page's figures is computed at a time
 	pages  map[string]pageFigures
@@ -43,7 +43,7 @@ func (a *agent) openBooks(cfg *configs.Config, now func() time.Time) {
 	c := &cfg.Connectivity
 	a.books = &books{
 		ledger:   ledger.New(ledger.Options{Dir: c.Path, Keep: c.Keep, Now: now, Log: a.log.With("part", "ledger")}),
-		evidence: loadEvidence(c.Path), daily: map[string]string{}, pages: map[string]pageFigures{},
+		evidence: loadEvidence(c.Path), pages: map[string]pageFigures{},
 	}
 	a.books.counted.Store(&c.Uplink)
 }
@@ -109,11 +109,11 @@ func (a *agent) publishFigures() {
 		a.log.Error("the connectivity figures cannot be written", "error", err)
 		return
 	}
+	out := mqtt.Figures{Body: body, Metrics: figureMetrics(f.Numbers())}
 	a.books.mu.Lock()
-	a.books.figures = f
+	a.books.figures, a.books.told = f, out
 	stale := time.Since(a.books.saved) > evidenceEvery
 	a.books.mu.Unlock()
-	out := mqtt.Figures{Body: body, Metrics: figureMetrics(f.Numbers())}
 	a.mu.Lock()
 	all := make([]*uplink, 0, len(a.uplinks))
 	for _, u := range a.uplinks {
@@ -158,38 +158,26 @@ func dailyKey(uplink string) string { return "connectivity daily " + uplink }
 // it has the one before.
 func (a *agent) publishDaily(u *uplink) {
 	zone := a.config().Connectivity.Calendar.Location()
-	now := a.buf.Now().In(zone)
-	today, _ := connectivity.DayOf(now)
-	if now.Sub(today) < dailyAfter {
-		today, _ = connectivity.DayOf(today.Add(-time.Hour)) // what was read at midnight is on its way
-	}
 	have := string(a.buf.StateGet(dailyKey(u.cfg.Name)))
-	a.books.mu.Lock()
-	given := a.books.daily[u.cfg.Name]
-	a.books.mu.Unlock()
-	if done := u.mqtt.DailyDelivered(); done != "" && done == given && done > have {
+	if done := u.mqtt.DailyDelivered(); done != "" && done == u.daily && done > have {
 		have = done
-		if err := a.buf.StatePut(dailyKey(u.cfg.Name), []byte(have)); err != nil {
-			a.log.Debug("which day's record was delivered could not be saved", "error", err)
-		}
+		a.saveDaily(u, have)
 	}
-	day := today.AddDate(0, 0, -1)
-	if last, err := time.ParseInLocation(time.DateOnly, have, zone); err == nil {
-		if next := last.AddDate(0, 0, 1); next.Before(day) {
-			day = next
-		}
-		if oldest := today.AddDate(0, 0, -maxDaily); day.Before(oldest) {
-			day = oldest
-		}
-	}
-	date := day.Format(time.DateOnly)
-	if date <= have || date == given {
+	// What was read at midnight is on its way for a while.
+	date := nextDaily(have, a.buf.Now().Add(-dailyAfter).In(zone))
+	day, err := time.Parse(time.DateOnly, date)
+	if err != nil || date == u.daily {
 		return
 	}
-	dayFrom, dayTo := connectivity.DayOf(day)
-	f, err := a.figuresOf(dayFrom, dayTo, false)
+	from := configs.StartOfDay(day.Year(), day.Month(), day.Day(), zone)
+	to := configs.StartOfDay(day.Year(), day.Month(), day.Day()+1, zone)
+	f, err := a.figuresOf(from, to, false)
 	if err != nil {
 		return // it is tried again in a minute
+	}
+	if !f.Began.Before(to) {
+		a.saveDaily(u, date) // nobody counted that day: it has no record
+		return
 	}
 	body, err := f.Message(connectivity.Day)
 	if err != nil {
@@ -197,9 +185,31 @@ func (a *agent) publishDaily(u *uplink) {
 		return
 	}
 	u.mqtt.SetDaily(date, mqtt.Figures{Body: body, Metrics: map[string]protocols.Value{metricDaily: protocols.String(string(body))}})
-	a.books.mu.Lock()
-	a.books.daily[u.cfg.Name] = date
-	a.books.mu.Unlock()
+	u.daily = date
+}
+
+// saveDaily notes the day up to which an uplink has the records.
+func (a *agent) saveDaily(u *uplink, date string) {
+	if err := a.buf.StatePut(dailyKey(u.cfg.Name), []byte(date)); err != nil {
+		a.log.Debug("which day's record was delivered could not be saved", "error", err)
+	}
+}
+
+// nextDaily returns the day whose record is to be made next for an uplink that
+// has them up to the day have, or none where that is empty; empty: none is.
+func nextDaily(have string, now time.Time) string {
+	on := func(days int) string {
+		return time.Date(now.Year(), now.Month(), now.Day()+days, 0, 0, 0, 0, time.UTC).Format(time.DateOnly)
+	}
+	last, err := time.Parse(time.DateOnly, have)
+	if err != nil {
+		return on(-1)
+	}
+	next := max(last.AddDate(0, 0, 1).Format(time.DateOnly), on(-maxDaily))
+	if next > on(-1) {
+		return ""
+	}
+	return next
 }
 
 // dailyAfter is how long after midnight a day's record is made.

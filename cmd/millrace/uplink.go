@@ -19,6 +19,7 @@ type uplink struct {
 	cfg    configs.Uplink
 	mqtt   *mqtt.Uplink
 	tally  *tally
+	daily  string // the day whose record it was given last; of the goroutine that publishes figures
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -113,6 +114,9 @@ func (a *agent) newMQTT(cfg *configs.Config, u *configs.Uplink) (*freshUplink, e
 		return nil, fmt.Errorf("uplink %s: %w", u.Name, err)
 	}
 	m.SetFigures(noFigures())
+	a.books.mu.Lock()
+	m.SetFigures(a.books.told)
+	a.books.mu.Unlock()
 	return &freshUplink{m, counts}, nil
 }
 
