@@ -458,10 +458,15 @@ func syncDir(dir string) error {
 	return d.Sync()
 }
 
-// expire removes the files of months that are older than what is kept.
+// expire removes the files of months that are older than what is kept. As many
+// as that time has months stay in any case: a clock that is set to 2100 for a
+// minute must not cost a year's figures.
 func (f *files) expire(now time.Time) {
 	oldest := monthName(now.Add(-f.l.o.Keep))
-	for _, name := range months(f.l.o.Dir) {
+	names := months(f.l.o.Dir)
+	const month = 28 * 24 * time.Hour
+	stay := int(f.l.o.Keep/month) + 2 // begun and unfinished ones among them
+	for _, name := range names[:max(len(names)-stay, 0)] {
 		if name < oldest {
 			if err := os.Remove(filepath.Join(f.l.o.Dir, name)); err != nil {
 				f.l.log.Warn("an old file of the connectivity ledger cannot be removed", "file", name, "error", err)

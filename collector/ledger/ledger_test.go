@@ -367,6 +367,30 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestClockInFuture: a clock that is far ahead for a while, and is then put
+// right, costs no figures.
+func TestClockInFuture(t *testing.T) {
+	t.Parallel()
+	c, dir := start(), t.TempDir()
+	l := open(c, dir)
+	d := l.Device("d")
+	for range 13 {
+		d.Due(c.wall, time.Second, 1, 1)
+		c.pass(30 * 24 * time.Hour)
+		l.Flush(false)
+	}
+	right := c.wall
+	c.wall = c.wall.AddDate(70, 0, 0)
+	d.Due(c.wall, time.Second, 1, 1)
+	c.pass(time.Hour)
+	l.Flush(false)
+	c.wall = right.Add(time.Hour)
+	l.Flush(true)
+	if n := sum(read(t, dir)); n != 14 {
+		t.Errorf("%d of 14 are there", n)
+	}
+}
+
 func TestSecondAgent(t *testing.T) {
 	t.Parallel()
 	c, dir := start(), t.TempDir()
