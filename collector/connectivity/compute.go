@@ -234,10 +234,12 @@ func (c *computer) length(h int) int64 {
 	return max(int64(to.Sub(from)/time.Second), 1)
 }
 
-// totals makes sums of counts.
+// totals makes sums of counts. What was delivered or dropped was to be
+// delivered: an agent that is killed knows no more what it has read in its last
+// minute, but the buffer still delivers it.
 func totals(n *ledger.Counts) Totals {
 	t := Totals{
-		Expected: n.Expected, Read: n.Read, Good: n.Good, Due: n.Due(), Delivered: n.Delivered,
+		Expected: n.Expected, Read: n.Read, Good: n.Good, Due: max(n.Due(), n.Delivered+n.Lost()), Delivered: n.Delivered,
 		OnlineSec: seconds(n.Online), DegradedSec: seconds(n.Degraded), OfflineSec: seconds(n.Offline), DisabledSec: seconds(n.Disabled),
 		Outages: n.Outages, Reconnects: n.Connects,
 	}

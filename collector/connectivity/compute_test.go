@@ -91,3 +91,25 @@ func TestOutagesInOrder(t *testing.T) {
 		}
 	}
 }
+
+// TestDeliveredAfterKill: readings of the minute before a kill, which were not
+// counted when they were handed over, are delivered all the same: no rate is
+// above 100 %.
+func TestDeliveredAfterKill(t *testing.T) {
+	t.Parallel()
+	cfg := oneDevice("timezone: Asia/Shanghai")
+	from := time.Date(2026, 3, 2, 0, 0, 0, 0, time.UTC)
+	lost := ledger.Counts{Sent: 100, Delivered: 130}
+	lost.Dropped[ledger.BufferFull] = 5
+	f := computed(t, cfg, from, from.Add(2*time.Hour), from.Add(2*time.Hour), entry{"d", from, lost}, entry{"d", from.Add(time.Hour), ledger.Counts{Sent: 20, Delivered: 10}})
+	x := f.Indicators[len(f.Indicators)-1]
+	if x.ID != connectivity.DeliveryRate || x.Numerator != 140 || x.Denominator != 145 {
+		t.Errorf("%+v, want 140 of 145", x)
+	}
+	if n := f.Totals.Waiting(); n != 0 {
+		t.Errorf("%d wait", n)
+	}
+	if p := f.Series[0]; p.Due != 135 || p.Delivered != 130 {
+		t.Errorf("%+v", p)
+	}
+}
