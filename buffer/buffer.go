@@ -49,9 +49,11 @@ type Options struct {
 	// goroutine of the buffer. It must not wait.
 	ClockSet func()
 	// Dropped, if not nil, is told of each record that an uplink will not get, with
-	// the reason of its gap notice, as far as the record can still be read. It must
-	// not wait, nor call the buffer; r.Data is valid during the call.
-	Dropped func(uplink, reason string, r Record)
+	// the reason of its gap notice, as far as the record can still be read, and its
+	// schema, as far as that is known. It must not wait, nor call the buffer; r.Data
+	// is valid during the call. One that was on its way arrives all the same: see
+	// ForwardOptions.OnAcked.
+	Dropped func(uplink, reason string, r Record, schema []byte)
 	// Log gets what a person should know; nil: nothing is logged.
 	Log *slog.Logger
 }
@@ -268,7 +270,8 @@ func (b *Buffer) giveUp(seq uint64) {
 		if b.o.Dropped != nil {
 			told := r
 			told.Time = b.clocks.wall(b.ord, at)
-			b.o.Dropped(u.name, ReasonDisk, told)
+			schema, _ := b.schemas.get(r.Schema)
+			b.o.Dropped(u.name, ReasonDisk, told, schema)
 		}
 	}
 	if missed {

@@ -61,8 +61,10 @@ type ForwardOptions struct {
 	// goroutine of Forward.
 	OnState func(ForwardState)
 	// OnAcked, if not nil, is told of each item that the far side has taken for
-	// good, once and in order, by its token. It must not wait, nor call the buffer.
-	OnAcked func(token uint64)
+	// good, once and in order, by its token. was is the reason with which
+	// Options.Dropped was told of it before: it was on its way, and has arrived;
+	// empty: it was not. It must not wait, nor call the buffer.
+	OnAcked func(token uint64, was string)
 }
 
 // ForwardState is the state of an uplink's connection.

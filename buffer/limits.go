@@ -209,11 +209,11 @@ func (b *Buffer) evict(s *segment, reason string) error {
 	}
 	b.counts.drop(reason, batches, most)
 	b.mu.Unlock()
+	if b.o.Dropped != nil {
+		b.tellDropped(s, reason, missed) // now: when the state cannot be saved, this is not done again
+	}
 	if err := b.saveState(); err != nil {
 		return err
-	}
-	if b.o.Dropped != nil {
-		b.tellDropped(s, reason, missed)
 	}
 	b.remove([]*segment{s})
 	b.log.Warn("the buffer gave up its oldest file", "file", s.name(), "reason", reason, "readings", most)
@@ -236,6 +236,7 @@ func (b *Buffer) tellDropped(s *segment, reason string, missed map[string][][2]u
 	_, history := b.clocks.origin(s.ord)
 	b.mu.Unlock()
 	base, _ := history.Base()
+	schemas := map[uint64][]byte{}
 	var recs []Record
 	var arena []byte
 	err = src.each(s.first, func(v []byte) bool {
@@ -248,10 +249,15 @@ func (b *Buffer) tellDropped(s *segment, reason string, missed map[string][][2]u
 			return true
 		}
 		for i := range recs {
+			schema, known := schemas[recs[i].Schema]
+			if !known {
+				schema, _ = src.schema(recs[i].Schema) // nil: it cannot be read
+				schemas[recs[i].Schema] = schema
+			}
 			recs[i].Stream, recs[i].Time = s.stream, recs[i].Time-set+base
 			for uplink, parts := range missed {
 				if anyHolds(parts, recs[i].Seq) {
-					b.o.Dropped(uplink, reason, recs[i])
+					b.o.Dropped(uplink, reason, recs[i], schema)
 				}
 			}
 		}

@@ -30,7 +30,7 @@ type uplink struct {
 	flightAt int
 	backlog  int    // of them, those of the backlog's lane
 	token    uint64 // the last one given out
-	onAcked  func(token uint64)
+	onAcked  func(token uint64, was string)
 
 	notify    chan struct{} // wakes the forwarder; holds one
 	waiting   bool          // the forwarder wants to be woken
@@ -181,11 +181,12 @@ func (u *uplink) land(token uint64, now time.Duration) (moved bool) {
 	for u.flightAt < len(u.flights) && u.flights[u.flightAt].token <= token {
 		f := &u.flights[u.flightAt]
 		u.flightAt++
+		was := ""
 		if f.gap != nil {
 			u.announced(f.gap)
 		} else {
 			u.acked++
-			u.trim(f.at, uint64(f.readings))
+			was = u.trim(f.at, uint64(f.readings))
 		}
 		if !f.live {
 			u.backlog--
@@ -195,7 +196,7 @@ func (u *uplink) land(token uint64, now time.Duration) (moved bool) {
 		}
 		u.take(f.at, f.live)
 		if u.onAcked != nil {
-			u.onAcked(f.token)
+			u.onAcked(f.token, was)
 		}
 		f.gap = nil
 		moved = true
@@ -215,13 +216,13 @@ func (u *uplink) announced(g *pendingGap) {
 	}
 }
 
-// trim takes a record out of the gap that announces it: it was dropped while
-// it was on its way, and arrived.
-func (u *uplink) trim(at place, readings uint64) {
+// trim takes a record out of the gap that announces it, and returns the gap's
+// reason: it was dropped while it was on its way, and arrived.
+func (u *uplink) trim(at place, readings uint64) (reason string) {
 	for i := 0; i < len(u.gaps); i++ {
 		g := u.gaps[i]
 		if at.before(g.start()) {
-			return
+			return ""
 		}
 		if g.end().before(at) {
 			continue
@@ -229,12 +230,13 @@ func (u *uplink) trim(at place, readings uint64) {
 		u.touchGaps()
 		if at.seq == g.To {
 			u.gaps = append(u.gaps[:i], u.gaps[i+1:]...)
-			return
+			return g.Reason
 		}
 		g.From = at.seq + 1
 		g.Readings -= min(g.Readings, readings)
-		return
+		return g.Reason
 	}
+	return ""
 }
 
 // nextGap returns the first gap that l has to hand over in this session.

@@ -162,7 +162,7 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 	if err := a.coll.Apply(cfg.Devices); err != nil {
 		return err
 	}
-	a.books.counted.Store(&cfg.Connectivity.Uplink)
+	a.books.counted.Store(countedOf(cfg))
 	a.swapUplinks(cfg, fresh)
 	a.forgetDevices(cfg)
 	if cfg.Console.Listen != old.Console.Listen {

@@ -25,7 +25,7 @@ type books struct {
 	ledger  *ledger.Ledger
 	cancel  context.CancelFunc
 	done    chan struct{}
-	counted atomic.Pointer[string] // the uplink whose deliveries count
+	counted atomic.Pointer[countedUplink]
 
 	mu       sync.Mutex // guards what follows
 	figures  *connectivity.Figures
@@ -45,7 +45,23 @@ func (a *agent) openBooks(cfg *configs.Config, now func() time.Time) {
 		ledger:   ledger.New(ledger.Options{Dir: c.Path, Keep: c.Keep, Now: now, Log: a.log.With("part", "ledger")}),
 		evidence: loadEvidence(c.Path), pages: map[string]pageFigures{},
 	}
-	a.books.counted.Store(&c.Uplink)
+	a.books.counted.Store(countedOf(cfg))
+}
+
+// countedUplink is the uplink whose deliveries count, and what it gets.
+type countedUplink struct {
+	name   string
+	filter mqtt.Filter
+}
+
+func countedOf(cfg *configs.Config) *countedUplink {
+	c := &countedUplink{name: cfg.Connectivity.Uplink}
+	for i := range cfg.Uplinks {
+		if u := &cfg.Uplinks[i]; u.Name == c.name {
+			c.filter = mqtt.Filter{Devices: u.Devices, Tags: u.Tags}
+		}
+	}
+	return c
 }
 
 // keepBooks writes and publishes what is counted, each minute, until
@@ -232,6 +248,16 @@ type handed struct {
 	mqtt.Handed
 }
 
+// count counts a batch that is acknowledged, or the notice that stands for it.
+func (h *handed) count() {
+	if h.Aside == "" {
+		h.device.Delivered(h.Time, h.Sent, h.Filtered)
+		return
+	}
+	h.device.Dropped(h.Time, ledger.ReasonOf(h.Aside), h.Sent)
+	h.device.Delivered(h.Time, 0, h.Filtered)
+}
+
 // maxHanded bounds what is remembered of sessions that never get an
 // acknowledgement.
 const maxHanded = 8192
@@ -241,7 +267,7 @@ func (a *agent) newTally(name string) *tally {
 }
 
 // counts says whether this uplink's deliveries count.
-func (t *tally) counts() bool { return *t.a.books.counted.Load() == t.name }
+func (t *tally) counts() bool { return t.a.books.counted.Load().name == t.name }
 
 // handed notes a batch that is handed over.
 func (t *tally) handed(token uint64, h mqtt.Handed) {
@@ -266,8 +292,9 @@ func (t *tally) handed(token uint64, h mqtt.Handed) {
 	t.waiting = append(t.waiting, handed{token, d, h})
 }
 
-// acked counts what the broker has taken.
-func (t *tally) acked(token uint64) {
+// acked counts what the broker has taken. was is the reason with which it was
+// counted as dropped before.
+func (t *tally) acked(token uint64, was string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	n := 0
@@ -276,10 +303,12 @@ func (t *tally) acked(token uint64) {
 		n++
 		switch {
 		case h.token != token: // of a session that was lost: it was sent again
-		case h.Aside != "":
-			h.device.Dropped(h.Time, ledger.ReasonOf(h.Aside), h.Sent)
+		case was != "":
+			h.device.Dropped(h.Time, ledger.ReasonOf(was), -h.Sent)
+			h.device.Delivered(h.Time, 0, -h.Filtered)
+			h.count()
 		default:
-			h.device.Delivered(h.Time, h.Sent, h.Filtered)
+			h.count()
 		}
 	}
 	if n > 0 {
@@ -287,14 +316,24 @@ func (t *tally) acked(token uint64) {
 	}
 }
 
-// dropped counts a record that an uplink will not get.
-func (a *agent) dropped(uplink, reason string, r buffer.Record) {
-	if *a.books.counted.Load() != uplink {
+// dropped counts a record that an uplink will not get. A record of an earlier
+// run may be of a configuration that is not known yet: it comes with its schema.
+func (a *agent) dropped(uplink, reason string, r buffer.Record, schema []byte) {
+	c := a.books.counted.Load()
+	if c.name != uplink {
 		return
 	}
-	if s, err := a.schemaKnown(r.Schema); err == nil {
-		a.books.ledger.Device(s.Device).Dropped(r.Time, ledger.ReasonOf(reason), protocols.GoodReadings(r.Data))
+	s, err := a.schemaKnown(r.Schema)
+	if err != nil && schema != nil {
+		s, err = a.learnSchema(r.Schema, schema)
 	}
+	if err != nil {
+		return // nobody knows whose readings these are
+	}
+	sent, filtered := c.filter.Good(s, r.Data)
+	d := a.books.ledger.Device(s.Device)
+	d.Dropped(r.Time, ledger.ReasonOf(reason), sent)
+	d.Delivered(r.Time, 0, filtered)
 }
 
 // Evidence is saved beside the ledger, for the report on an agent that does

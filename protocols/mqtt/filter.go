@@ -76,6 +76,22 @@ func (f *filtered) apply(b *protocols.Batch) bool {
 	return len(kept) > 0
 }
 
+// Good says how many good readings of a record pass the filter, and how many
+// do not.
+func (f *Filter) Good(s *protocols.Schema, record []byte) (pass, rest int) {
+	all := protocols.GoodReadings(record)
+	passes := f.schema(s)
+	if passes.index == nil {
+		return all, 0
+	}
+	var b protocols.Batch
+	if passes.nothing() || protocols.DecodeBatch(&b, record, s) != nil {
+		return 0, all
+	}
+	_, n := passes.applyCounted(&b)
+	return n.sent, n.filtered
+}
+
 // applyCounted is apply, and says how many good readings pass.
 func (f *filtered) applyCounted(b *protocols.Batch) (some bool, n passed) {
 	all := b.Good()

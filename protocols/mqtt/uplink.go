@@ -127,7 +127,7 @@ type Handed struct {
 	// to get.
 	Sent, Filtered int
 	// Aside, if not empty, is the reason of the gap notice that goes out instead;
-	// Sent is how many good readings it is about.
+	// Sent is how many good readings would have gone out.
 	Aside string
 }
 
@@ -344,6 +344,9 @@ func (u *Uplink) handed(token uint64, r *Record, n passed) {
 	h := Handed{Schema: r.Schema, Time: r.Time, Sent: n.sent, Filtered: n.filtered, Aside: n.aside}
 	if n.aside != "" {
 		h.Sent = protocols.GoodReadings(r.Data)
+		if s, err := u.o.Schema(r.Schema); err == nil {
+			h.Sent, h.Filtered = u.o.Filter.Good(s, r.Data)
+		}
 	}
 	u.o.Handed(token, h)
 }
