@@ -154,6 +154,13 @@ func truth(b bool) int {
 	return 0
 }
 
+// begin has it count from now on.
+func (w *watch) begin(now time.Time) {
+	if w != nil {
+		w.until = now
+	}
+}
+
 // account counts up to now.
 func (w *watch) account(now time.Time) {
 	from := now.Add(-max(now.Sub(w.until), 0)) // the clock may have been set

@@ -113,6 +113,7 @@ func (d *device) start() {
 		return
 	}
 	d.started = true
+	d.view.watch.begin(d.now()) // until now, the one it replaces was watched
 	s := d.view.current()
 	d.book.State(d.now(), bookState(s.State), d.state.lastAnswer, s.Reason)
 	d.onState(s)

@@ -1,0 +1,143 @@
+package collector
+
+import (
+	"log/slog"
+	"testing"
+	"time"
+
+	"millrace/collector/ledger"
+	"millrace/protocols"
+)
+
+// bookClock is a ledger in virtual time, and what it holds of a device.
+type bookClock struct {
+	t    *testing.T
+	wall time.Time
+	l    *ledger.Ledger
+}
+
+func newBookClock(t *testing.T) *bookClock {
+	t.Helper()
+	c := &bookClock{t: t, wall: time.Date(2026, 3, 2, 8, 0, 0, 0, time.UTC)}
+	start := c.wall
+	c.l = ledger.New(ledger.Options{
+		Dir: t.TempDir(), Keep: 1000 * time.Hour, Now: func() time.Time { return c.wall }, Elapsed: func() time.Duration { return c.wall.Sub(start) },
+	})
+	t.Cleanup(func() { c.l.Flush(true) })
+	return c
+}
+
+func (c *bookClock) now() time.Time { return c.wall }
+
+func (c *bookClock) counts() (sum ledger.Counts) {
+	c.t.Helper()
+	c.l.Flush(false)
+	from := c.wall.Truncate(24 * time.Hour)
+	if _, err := c.l.Read(from, from.Add(48*time.Hour), ledger.Visitor{Row: func(_ string, _ int64, n *ledger.Counts) { sum.Add(n) }}); err != nil {
+		c.t.Fatal(err)
+	}
+	return sum
+}
+
+// watched is a device with three tags: two of a second, one of ten.
+func watchedDevice() *protocols.Device {
+	return &protocols.Device{
+		ID: "d", Enabled: true, Interval: time.Second, OPCUA: protocols.OPCUAOptions{Subscribe: true},
+		Tags: []protocols.Tag{{Name: "a"}, {Name: "b"}, {Name: "slow", Interval: 10 * time.Second}},
+	}
+}
+
+func good(tag int32) *protocols.Reading {
+	return &protocols.Reading{Tag: tag, Value: protocols.Int(1)}
+}
+
+func bad(tag int32, why protocols.Reason) *protocols.Reading {
+	r := &protocols.Reading{Tag: tag}
+	r.SetBad(why)
+	return r
+}
+
+// TestWatch: of a subscription, each tag is due once in each of its intervals;
+// it is read while the device gives a value for it, and good while that is.
+func TestWatch(t *testing.T) {
+	t.Parallel()
+	c := newBookClock(t)
+	w := newWatch(watchedDevice(), c.l.Device("d"), c.wall)
+	pass := func(d time.Duration) { c.wall = c.wall.Add(d) }
+	pass(10 * time.Second) // nothing is known: 20 + 1 are due
+	w.set(good(0), c.now)
+	w.set(good(2), c.now)
+	pass(20 * time.Second) // 40 + 2 are due, 20 + 2 read and good
+	w.set(good(0), c.now)  // again
+	w.set(bad(1, protocols.OutOfRange), c.now)
+	pass(10 * time.Second) // 20 + 1 due, 20 + 1 read, 10 + 1 good
+	w.set(bad(0, protocols.Timeout), c.now)
+	w.set(bad(1, protocols.Offline), c.now)
+	w.set(bad(2, "BadSensorFailure"), c.now)
+	pass(10 * time.Second) // 20 + 1 due; the server has given a value of the slow one, which is no good
+	w.account(c.wall)
+	w.account(c.wall) // at once again: nothing
+	if n := c.counts(); n.Expected != 105 || n.Read != 44 || n.Good != 33 {
+		t.Errorf("%d due, %d read, %d good; want 105, 44 and 33", n.Expected, n.Read, n.Good)
+	}
+}
+
+// TestWatchBegins: a device that takes another's place at a reload is watched
+// from when it starts; until then the other one was.
+func TestWatchBegins(t *testing.T) {
+	t.Parallel()
+	c := newBookClock(t)
+	o := Options{Ledger: c.l, Appender: nullAppender{}, Log: slog.New(slog.DiscardHandler), Now: c.now, State: func(DeviceState) {}}
+	fresh := func() *device {
+		d, err := newDevice(watchedDevice(), o)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return d
+	}
+	before := fresh()
+	before.start()
+	c.wall = c.wall.Add(20 * time.Second)
+	after := fresh()
+	c.wall = c.wall.Add(10 * time.Second) // while buses are made
+	before.countUp()
+	before.retired.Store(true)
+	after.start()
+	after.start() // it was started
+	c.wall = c.wall.Add(10 * time.Second)
+	before.countUp()
+	after.countUp()
+	if n := c.counts(); n.Expected != 4*21 {
+		t.Errorf("%d are due in 40 s, want %d", n.Expected, 4*21)
+	}
+}
+
+// TestBookLost: values that were lost on the way are taken from those that were
+// read, and given back when the device's memory had them.
+func TestBookLost(t *testing.T) {
+	t.Parallel()
+	c := newBookClock(t)
+	d, err := newDevice(watchedDevice(), Options{Ledger: c.l, Appender: nullAppender{}, Log: slog.New(slog.DiscardHandler), Now: c.now, State: func(DeviceState) {}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	d.start()
+	for tag := range int32(3) {
+		d.view.watch.set(good(tag), c.now)
+	}
+	from := c.wall
+	c.wall = c.wall.Add(100 * time.Second) // 210
+	d.countUp()
+	d.bookLost(7)
+	if n := c.counts(); n.Read != 203 || n.Good != 203 || n.Expected != 210 {
+		t.Errorf("lost: %d due, %d read, %d good", n.Expected, n.Read, n.Good)
+	}
+	d.bookFilled(&protocols.Outage{Cause: protocols.OutageOverflow, From: from, To: c.wall, Tags: 3, Read: 7})
+	if n := c.counts(); n.Read != 210 || n.Good != 210 {
+		t.Errorf("found: %d read, %d good", n.Read, n.Good)
+	}
+	d.bookFilled(&protocols.Outage{Cause: protocols.OutageOverflow, From: from, To: c.wall, Tags: 3, Read: 7})
+	if n := c.counts(); n.Read != 210 {
+		t.Errorf("found twice: %d read", n.Read)
+	}
+}
