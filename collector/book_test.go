@@ -1,8 +1,11 @@
 package collector
 
 import (
+	"errors"
 	"log/slog"
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"millrace/collector/ledger"
@@ -140,4 +143,119 @@ func TestBookLost(t *testing.T) {
 	if n := c.counts(); n.Read != 210 {
 		t.Errorf("found twice: %d read", n.Read)
 	}
+}
+
+// refusing is a buffer that takes nothing for a while.
+type refusing struct {
+	*fakeBuffer
+	refuse bool
+}
+
+func (r *refusing) Append(ms int64, schema uint64, readings int, record []byte) error {
+	if r.refuse {
+		return errors.New("no room")
+	}
+	return r.fakeBuffer.Append(ms, schema, readings, record)
+}
+
+// TestBookPolled: every turn of a device that is polled is due, whether it was
+// made, left out as the last one took too long, or had no answer. A refusal is
+// not read, a value out of its range is; what goes out is what was taken.
+func TestBookPolled(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := ledger.New(ledger.Options{Dir: t.TempDir(), Keep: 1000 * time.Hour, Now: func() time.Time { return time.Now().AddDate(30, 0, 0) }})
+		defer l.Flush(true)
+		took, answered, dead := 100*time.Millisecond, int64(0), false
+		f := &fakeDriver{read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if dead {
+				return noAnswer(d, out)
+			}
+			advance(took)
+			answered++
+			res := allGood(protocols.Int(1), out)
+			out[1].SetBad(protocols.IllegalAddress)
+			out[2].SetBad(protocols.OutOfRange)
+			return res
+		}}
+		dev := testDevice("d", "a", "whole", "refused", "odd", "change")
+		dev.Tags[3].OnChange = true
+		buf := &refusing{fakeBuffer: newFakeBuffer(t)}
+		c := New(Options{Drivers: map[string]protocols.Driver{"fake": f}, Appender: buf, State: buf.state, Log: testLog(), Ledger: l})
+		advance(300 * time.Millisecond)
+		if err := c.Apply([]*protocols.Device{dev}); err != nil {
+			t.Fatal(err)
+		}
+		counts := func() (n ledger.Counts) {
+			l.Flush(false)
+			if _, err := l.Read(time.Unix(0, 0), time.Now().AddDate(40, 0, 0), ledger.Visitor{Row: func(_ string, _ int64, c *ledger.Counts) { n.Add(c) }}); err != nil {
+				t.Fatal(err)
+			}
+			return n
+		}
+		advance(20 * time.Second) // 1 at once and 20
+		if n := counts(); n.Expected != 84 || n.Read != 63 || n.Good != 42 || n.Sent != 22 || n.Online != 20*time.Second-100*time.Millisecond {
+			t.Errorf("at first: %d due, %d read, %d good, %d sent, online for %s", n.Expected, n.Read, n.Good, n.Sent, n.Online)
+		}
+		took = 2500 * time.Millisecond // 1 of 3 turns is made
+		advance(40 * time.Second)
+		if st := c.Status()[0].State; st.State != Degraded || !strings.Contains(st.Reason, "could not be made in time") {
+			t.Errorf("with a scan that takes too long it is %s: %s", st.State, st.Reason)
+		}
+		dead = true
+		advance(30 * time.Second)
+		dead, took = false, 100*time.Millisecond
+		advance(20 * time.Second)
+		good := answered // all of "whole"
+		n := counts()
+		if turns := int64(111); n.Expected != 4*turns || n.Read != 3*answered || n.Good != 2*answered || answered > 64 {
+			t.Errorf("%d due of %d turns; %d read and %d good in %d answers", n.Expected, turns, n.Read, n.Good, answered)
+		}
+		if n.Sent < good+1 || n.Sent > good+3 || n.Outages != 1 || n.Offline < 25*time.Second {
+			t.Errorf("%d sent of %d, %d outages, offline for %s", n.Sent, good, n.Outages, n.Offline)
+		}
+		sent := n.Sent
+		buf.refuse = true
+		advance(10 * time.Second)
+		if n := counts(); n.Sent != sent || n.Good != 2*answered {
+			t.Errorf("%d sent while nothing was taken, %d good", n.Sent-sent, n.Good)
+		}
+		c.Stop()
+	})
+}
+
+// TestBookBusy: turns that went by while the bus read another device are due.
+func TestBookBusy(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		l := ledger.New(ledger.Options{Dir: t.TempDir(), Keep: 1000 * time.Hour, Now: func() time.Time { return time.Now().AddDate(30, 0, 0) }})
+		defer l.Flush(true)
+		f := &fakeDriver{read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if d.ID == "slow" {
+				advance(3300 * time.Millisecond)
+			}
+			return allGood(protocols.Int(1), out)
+		}}
+		slow, quick := testDevice("slow", "a", "x"), testDevice("quick", "a", "x")
+		slow.Interval = 10 * time.Second
+		buf := newFakeBuffer(t)
+		c := New(Options{Drivers: map[string]protocols.Driver{"fake": f}, Appender: buf, State: buf.state, Log: testLog(), Ledger: l})
+		if err := c.Apply([]*protocols.Device{slow, quick}); err != nil {
+			t.Fatal(err)
+		}
+		advance(59500 * time.Millisecond)
+		l.Flush(false)
+		var n ledger.Counts
+		if _, err := l.Read(time.Unix(0, 0), time.Now().AddDate(40, 0, 0), ledger.Visitor{Row: func(device string, _ int64, c *ledger.Counts) {
+			if device == "quick" {
+				n.Add(c)
+			}
+		}}); err != nil {
+			t.Fatal(err)
+		}
+		if n.Expected != 60 || n.Read >= 55 || n.Read < 30 {
+			t.Errorf("%d due and %d read in 60 turns", n.Expected, n.Read)
+		}
+		c.Stop()
+	})
 }

@@ -155,3 +155,133 @@ func TestStopAtFullHour(t *testing.T) {
 		t.Errorf("%+v", pauses)
 	}
 }
+
+// TestCutShortInTheHour has the agent die between the two steps of filing, with
+// an outage that is filed and counts of the hour that is going on, which are
+// not: each is there once.
+func TestCutShortInTheHour(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	d := x.l.Device("d")
+	d.State(x.wall, Online, time.Time{}, "")
+	x.pass(58 * time.Minute)
+	d.State(x.wall, Offline, x.wall, "no answer")
+	x.pass(time.Minute)
+	d.State(x.wall, Online, time.Time{}, "")
+	x.count("d")
+	d.Due(x.wall, time.Second, 1, 1) // of the new hour
+	x.pass(time.Second)
+	f := &x.l.files
+	now := x.wall
+	f.collect(now)
+	if err := f.write(now, false); err != nil {
+		t.Fatal(err)
+	}
+	hours := map[key]*Counts{}
+	for k, c := range f.unfiled {
+		if k.hour < hourOf(now) {
+			hours[k] = c
+		}
+	}
+	f.before = hourOf(now)
+	if err := f.append(now, hours); err != nil {
+		t.Fatal(err)
+	}
+	look := func(who string) {
+		t.Helper()
+		outages := 0
+		if _, err := Read(x.dir, time.Unix(0, 0), x.wall.AddDate(1, 0, 0), Visitor{Row: func(string, int64, *Counts) {}, Outage: func(Outage) { outages++ }}); err != nil {
+			t.Fatal(err)
+		}
+		if n := x.there(); n != 2 || outages != 1 {
+			t.Errorf("%s finds %d readings of 2, and %d outages", who, n, outages)
+		}
+	}
+	look("a reader")
+	if err := os.Remove(filepath.Join(x.dir, lockName)); err != nil {
+		t.Fatal(err)
+	}
+	x.open()
+	x.l.Flush(false)
+	look("the next agent")
+	x.pass(time.Hour)
+	x.l.Flush(true)
+	look("who comes when all is filed")
+}
+
+// TestManyOutages: all outages are counted, and some of each hour kept.
+func TestManyOutages(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	d := x.l.Device("d")
+	for range 30 {
+		d.State(x.wall, Online, time.Time{}, "")
+		x.pass(30 * time.Second)
+		d.State(x.wall, Offline, x.wall, "no answer")
+		x.pass(30 * time.Second)
+	}
+	d.State(x.wall, Online, time.Time{}, "")
+	x.l.Flush(true)
+	counted, kept := int64(0), 0
+	if _, err := Read(x.dir, time.Unix(0, 0), x.wall, Visitor{Row: func(_ string, _ int64, c *Counts) { counted += c.Outages }, Outage: func(Outage) { kept++ }}); err != nil {
+		t.Fatal(err)
+	}
+	if counted != 30 || kept != outagesPerHour {
+		t.Errorf("%d counted, %d kept", counted, kept)
+	}
+}
+
+// TestLongPause: of a pause that is longer than what is kept, the newest part
+// counts.
+func TestLongPause(t *testing.T) {
+	t.Parallel()
+	x := newTrouble(t)
+	x.l.Device("d").Plan([]Group{{Tags: 1, Interval: time.Hour}})
+	x.l.SetDevices(x.wall, []string{"d"})
+	x.l.Flush(true)
+	x.pass(1000 * 24 * time.Hour)
+	x.open()
+	x.l.Flush(true)
+	if n := x.there(); n != 400*24 {
+		t.Errorf("%d are due in 400 days of 24 turns", n)
+	}
+}
+
+// TestTurns: a turn belongs to the time that begins with it.
+func TestTurns(t *testing.T) {
+	t.Parallel()
+	hour := time.Date(2026, 3, 2, 8, 0, 0, 0, time.UTC)
+	for _, c := range []struct {
+		g        Group
+		from, to time.Duration
+		want     int64
+	}{
+		{Group{Interval: time.Second}, 0, time.Second, 1},
+		{Group{Interval: time.Second}, time.Nanosecond, time.Second, 0},
+		{Group{Interval: time.Second}, time.Nanosecond, time.Second + time.Nanosecond, 1},
+		{Group{Interval: time.Second, Phase: 8 * time.Millisecond}, 0, 8 * time.Millisecond, 0},
+		{Group{Interval: time.Second, Phase: 8 * time.Millisecond}, 8 * time.Millisecond, 1008 * time.Millisecond, 1},
+		{Group{Interval: 7 * time.Second}, 0, 7 * time.Hour, 3600},
+		{Group{}, 0, time.Hour, 0},
+	} {
+		n := int64(0)
+		eachHour(hour.Add(c.from), hour.Add(c.to), c.g, func(_, turns int64) { n += turns })
+		if n != c.want {
+			t.Errorf("%+v from %s to %s: %d turns, want %d", c.g, c.from, c.to, n, c.want)
+		}
+	}
+}
+
+// TestQuantile: what is promised is a fifth.
+func TestQuantile(t *testing.T) {
+	t.Parallel()
+	var c Counts
+	for ms := 1; ms <= 1000; ms++ {
+		c.Answers[bucketOf(time.Duration(ms)*time.Millisecond)]++
+	}
+	for q, want := range map[float64]time.Duration{0.05: 50 * time.Millisecond, 0.5: 500 * time.Millisecond, 0.7: 700 * time.Millisecond, 0.95: 950 * time.Millisecond} {
+		if got := c.Quantile(q); got < want*8/10 || got > want*12/10 {
+			t.Errorf("%g: %s, want %s", q, got, want)
+		}
+	}
+}
