@@ -164,11 +164,13 @@ func TestCutShortInTheHour(t *testing.T) {
 	x := newTrouble(t)
 	d := x.l.Device("d")
 	d.State(x.wall, Online, time.Time{}, "")
-	x.pass(58 * time.Minute)
+	x.l.Flush(false)
+	x.pass(57 * time.Minute)
 	d.State(x.wall, Offline, x.wall, "no answer")
 	x.pass(time.Minute)
 	d.State(x.wall, Online, time.Time{}, "")
 	x.count("d")
+	x.pass(90 * time.Second)
 	d.Due(x.wall, time.Second, 1, 1) // of the new hour
 	x.pass(time.Second)
 	f := &x.l.files
