@@ -33,6 +33,8 @@ type books struct {
 	evidence map[string]connectivity.Evidence // as it was saved last
 	saved    time.Time                        // when
 
+	saveMu sync.Mutex // the file of the evidence is written by one at a time
+
 	pageMu sync.Mutex // one of the page's figures is computed at a time
 	pages  map[string]pageFigures
 }
@@ -404,6 +406,8 @@ func loadEvidence(dir string) map[string]connectivity.Evidence {
 }
 
 func (a *agent) saveEvidence(cfg *configs.Config, all map[string]connectivity.Evidence) {
+	a.books.saveMu.Lock()
+	defer a.books.saveMu.Unlock()
 	data, err := json.MarshalIndent(all, "", " ")
 	if err == nil {
 		err = replaceFile(filepath.Join(cfg.Connectivity.Path, evidenceName), data)

@@ -184,7 +184,7 @@ func TestEmpty(t *testing.T) {
 func TestWorkbook(t *testing.T) {
 	t.Parallel()
 	f := site(t)
-	for lang, w := range map[string]struct{ yes, equipment string }{"en": {"yes", "Equipment"}, "zh": {"是", "设备台账"}} {
+	for lang, w := range map[string]struct{ yes, no, equipment string }{"en": {"yes", "no", "Equipment"}, "zh": {"是", "否", "设备台账"}} {
 		dir := t.TempDir()
 		book := filepath.Join(dir, "report.xlsx")
 		if err := os.WriteFile(book, []byte(render(t, f, report.XLSX, lang)), 0o600); err != nil {
@@ -220,6 +220,15 @@ func TestWorkbook(t *testing.T) {
 		want[3] = [4]string{"2", "3", "0.666666666666667", ""}
 		want[4] = want[3]
 		check(changed, want)
+		// A process is no key process after all; or another one is.
+		edit(t, book, changed, w.equipment, map[string]string{"F6": w.no})
+		if got := recalculated(t, changed)[8]; !sameNumbers(got[2:6], []string{"1", "2", "0.5", ""}) {
+			t.Errorf("%s: without a key process: %q", lang, got)
+		}
+		edit(t, book, changed, w.equipment, map[string]string{"F2": w.no, "F3": w.no, "F6": w.no, "F5": w.yes, "H5": w.yes})
+		if got := recalculated(t, changed)[8]; !sameNumbers(got[2:6], []string{"1", "1", "1", ""}) {
+			t.Errorf("%s: another key process: %q", lang, got)
+		}
 	}
 }
 

@@ -174,7 +174,7 @@ func phrases() map[string][2]string { //nolint:funlen // a table
 		"drop.buffer_full": {"buffer full", "缓存已满"}, "drop.too_old": {"too old", "超期"}, "drop.damaged": {"damaged file", "文件损坏"},
 		"drop.disk_error": {"disk error", "磁盘故障"}, "drop.crash": {"crash", "程序崩溃"}, "drop.refused": {"refused by the broker", "服务器拒收"}, "drop.other": {"other", "其他"},
 
-		"sheet.indicators": {"Indicators", "指标"}, "sheet.equipment": {"Equipment", "设备台账"}, "sheet.processes": {"Processes", "关键工序"},
+		"sheet.indicators": {"Indicators", "指标"}, "sheet.equipment": {"Equipment", "设备台账"}, "sheet.processes": {"Processes", "工序"},
 		"sheet.devices": {"Devices", "采集设备"}, "sheet.series": {"Over time", "趋势"}, "sheet.outages": {"Outages", "离线时段"}, "sheet.definitions": {"Definitions", "说明"},
 		"planned_s": {"Planned (s)", "计划时间（秒）"}, "delivered_s": {"Time with data (s)", "有数据时间（秒）"}, "answering_s": {"Answering (s)", "应答时间（秒）"},
 		"machines_n": {"Machines", "设备数"}, "networked_n": {"Networked", "联网数"}, "collected": {"Collected", "已采集"}, "min_share": {"Least part of the planned time", "最低时间占比"},

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"millrace/collector/connectivity"
@@ -64,7 +65,7 @@ func (b *workbook) indicators() xlsx.Sheet {
 	n := len(f.Machines)
 	machine := func(column int) string { return b.area("sheet.equipment", column, n) }
 	device := func(column int) string { return "SUM(" + b.area("sheet.devices", column, len(f.Devices)) + ")" }
-	processes := len(b.keyProcesses())
+	processes := len(b.allProcesses())
 	all := fmt.Sprintf("COUNTA(%s)", machine(0))
 	networked := fmt.Sprintf("COUNTIF(%s,%s)", machine(colNetworked), yes)
 	both := func(column int) string {
@@ -77,7 +78,7 @@ func (b *workbook) indicators() xlsx.Sheet {
 		connectivity.KeyNetworking:     {both(colKey), fmt.Sprintf("COUNTIF(%s,%s)", machine(colKey), yes)},
 		connectivity.KeyProcesses: {
 			fmt.Sprintf("COUNTIF(%s,%s)", b.area("sheet.processes", 3, processes), yes),
-			fmt.Sprintf("COUNTA(%s)", b.area("sheet.processes", 0, processes)),
+			fmt.Sprintf(`COUNTIF(%s,">0")`, b.area("sheet.processes", 1, processes)),
 		},
 		connectivity.Availability: {device(devAnswering), device(devPlanned)},
 		connectivity.ReadRate:     {device(devRead), device(devExpected)},
@@ -134,20 +135,22 @@ func (b *workbook) equipment() xlsx.Sheet {
 	return s
 }
 
-func (b *workbook) keyProcesses() []string {
-	for i := range b.f.Indicators {
-		if x := &b.f.Indicators[i]; x.ID == connectivity.KeyProcesses {
-			return append(append([]string{}, x.In...), x.Out...)
+// allProcesses returns the processes of the site, key ones or not: whoever
+// corrects the sheet of machines may make one a key process.
+func (b *workbook) allProcesses() (names []string) {
+	for i := range b.f.Machines {
+		if p := b.f.Machines[i].Process; p != "" && !slices.Contains(names, p) {
+			names = append(names, p)
 		}
 	}
-	return nil
+	return names
 }
 
 func (b *workbook) processes() xlsx.Sheet {
 	f, t := b.f, b.t
 	s := xlsx.Sheet{Name: t.S("sheet.processes"), Widths: []float64{24, 12, 12, 12}, Frozen: 1, Rows: [][]xlsx.Cell{b.head("process", "machines_n", "networked_n", "collected")}}
 	yes := `"` + t.S("yes") + `"`
-	for _, name := range b.keyProcesses() {
+	for _, name := range b.allProcesses() {
 		row := len(s.Rows) + 1
 		machines, networked := 0, 0
 		for i := range f.Machines {
