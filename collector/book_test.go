@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -148,11 +149,11 @@ func TestBookLost(t *testing.T) {
 // refusing is a buffer that takes nothing for a while.
 type refusing struct {
 	*fakeBuffer
-	refuse bool
+	refuse atomic.Bool
 }
 
 func (r *refusing) Append(ms int64, schema uint64, readings int, record []byte) error {
-	if r.refuse {
+	if r.refuse.Load() {
 		return errors.New("no room")
 	}
 	return r.fakeBuffer.Append(ms, schema, readings, record)
@@ -166,13 +167,15 @@ func TestBookPolled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := ledger.New(ledger.Options{Dir: t.TempDir(), Keep: 1000 * time.Hour, Now: func() time.Time { return time.Now().AddDate(30, 0, 0) }})
 		defer l.Flush(true)
-		took, answered, dead := 100*time.Millisecond, int64(0), false
+		var took, answered atomic.Int64
+		var dead atomic.Bool
+		took.Store(int64(100 * time.Millisecond))
 		f := &fakeDriver{read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
-			if dead {
+			if dead.Load() {
 				return noAnswer(d, out)
 			}
-			advance(took)
-			answered++
+			advance(time.Duration(took.Load()))
+			answered.Add(1)
 			res := allGood(protocols.Int(1), out)
 			out[1].SetBad(protocols.IllegalAddress)
 			out[2].SetBad(protocols.OutOfRange)
@@ -197,27 +200,28 @@ func TestBookPolled(t *testing.T) {
 		if n := counts(); n.Expected != 84 || n.Read != 63 || n.Good != 42 || n.Sent != 22 || n.Online != 20*time.Second-100*time.Millisecond {
 			t.Errorf("at first: %d due, %d read, %d good, %d sent, online for %s", n.Expected, n.Read, n.Good, n.Sent, n.Online)
 		}
-		took = 2500 * time.Millisecond // 1 of 3 turns is made
+		took.Store(int64(2500 * time.Millisecond)) // 1 of 3 turns is made
 		advance(40 * time.Second)
 		if st := c.Status()[0].State; st.State != Degraded || !strings.Contains(st.Reason, "could not be made in time") {
 			t.Errorf("with a scan that takes too long it is %s: %s", st.State, st.Reason)
 		}
-		dead = true
+		dead.Store(true)
 		advance(30 * time.Second)
-		dead, took = false, 100*time.Millisecond
+		dead.Store(false)
+		took.Store(int64(100 * time.Millisecond))
 		advance(20 * time.Second)
-		good := answered // all of "whole"
+		good := answered.Load() // all of "whole"
 		n := counts()
-		if turns := int64(111); n.Expected != 4*turns || n.Read != 3*answered || n.Good != 2*answered || answered > 64 {
-			t.Errorf("%d due of %d turns; %d read and %d good in %d answers", n.Expected, turns, n.Read, n.Good, answered)
+		if turns := int64(111); n.Expected != 4*turns || n.Read != 3*good || n.Good != 2*good || good > 64 {
+			t.Errorf("%d due of %d turns; %d read and %d good in %d answers", n.Expected, turns, n.Read, n.Good, good)
 		}
 		if n.Sent < good+1 || n.Sent > good+3 || n.Outages != 1 || n.Offline < 25*time.Second {
 			t.Errorf("%d sent of %d, %d outages, offline for %s", n.Sent, good, n.Outages, n.Offline)
 		}
 		sent := n.Sent
-		buf.refuse = true
+		buf.refuse.Store(true)
 		advance(10 * time.Second)
-		if n := counts(); n.Sent != sent || n.Good != 2*answered {
+		if n := counts(); n.Sent != sent || n.Good != 2*answered.Load() {
 			t.Errorf("%d sent while nothing was taken, %d good", n.Sent-sent, n.Good)
 		}
 		c.Stop()
