@@ -271,7 +271,7 @@ func checkJSON(t terminal, file string) int {
 	code := exitDone
 	if err == nil {
 		res.Plan, res.Buses = readPlans(cfg)
-	res.Equipment = equipmentOf(cfg)
+		res.Equipment = equipmentOf(cfg)
 		for i := range cfg.Uplinks {
 			u := &cfg.Uplinks[i]
 			res.Uplinks = append(res.Uplinks, checkUplink{u.Name, u.Broker, u.Fallback, u.Format, u.PrimaryHost, u.Devices, u.Tags, u.CatchUp, u.CatchUpRate.String()})
