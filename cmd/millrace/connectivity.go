@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -160,12 +161,19 @@ func figureMetrics(numbers map[string]int64) map[string]protocols.Value {
 // births have them.
 func noFigures() mqtt.Figures {
 	m := figureMetrics(connectivity.NoNumbers())
-	m[metricDaily] = protocols.String("")
+	maps.Copy(m, dailyMetrics("", connectivity.NoNumbers()))
 	return mqtt.Figures{Metrics: m}
 }
 
-// metricDaily holds the record of the last day that is over, in JSON.
-const metricDaily = "Connectivity/daily"
+// dailyMetrics are the figures of a day as metrics of a node of Sparkplug:
+// numbers alone, as all births hold them.
+func dailyMetrics(day string, numbers map[string]int64) map[string]protocols.Value {
+	all := map[string]protocols.Value{"Connectivity/daily/date": protocols.String(day)}
+	for name, n := range numbers {
+		all["Connectivity/daily/"+name] = protocols.Int(n)
+	}
+	return all
+}
 
 // maxDaily is how many days' records an uplink gets that was away for long.
 const maxDaily = 31
@@ -202,7 +210,7 @@ func (a *agent) publishDaily(u *uplink) {
 		a.log.Error("the day's connectivity figures cannot be written", "error", err)
 		return
 	}
-	u.mqtt.SetDaily(date, mqtt.Figures{Body: body, Metrics: map[string]protocols.Value{metricDaily: protocols.String(string(body))}})
+	u.mqtt.SetDaily(date, mqtt.Figures{Body: body, Metrics: dailyMetrics(date, f.Numbers())})
 	u.daily = date
 }
 

@@ -1,8 +1,10 @@
 package mqtt
 
 import (
+	"log/slog"
 	"maps"
 	"slices"
+	"time"
 
 	"millrace/protocols"
 )
@@ -68,10 +70,62 @@ func (u *Uplink) DailyDelivered() string {
 	return u.daily.delivered
 }
 
+// withheld keeps the connectivity figures from a broker that closes the
+// connection on them: they may be larger than what it takes, and the readings
+// must not suffer for that. Uplink.mu covers it.
+type withheld struct {
+	cuts  int       // sessions in a row that ended while figures were on their way
+	until time.Time // by the monotonic clock
+}
+
+// The figures rest for withheldFirst after the first such session, and for
+// withheldLong after the next ones.
+const (
+	withheldFirst = time.Minute
+	withheldLong  = time.Hour
+)
+
+// cut notes that a session ended while figures were on their way.
+func (w *withheld) cut(uplink string, log *slog.Logger) {
+	w.cuts++
+	rest := withheldFirst
+	if w.cuts > 1 {
+		rest = withheldLong
+		log.Warn("the broker closes the connection when it gets the connectivity figures; they rest for an hour: check the broker's message size limit, and its rights for this user",
+			"uplink", uplink, "times", w.cuts)
+	}
+	w.until = time.Now().Add(rest)
+}
+
+// isFigures says whether a topic is one of the figures'.
+func (u *Uplink) isFigures(topic string) bool {
+	return u.edge == nil && (topic == u.format.topic(topicConnectivity) || topic == u.format.topic(topicDaily))
+}
+
+// leavesOut says that a retained topic is not to be sent now; else, if it is
+// one of the figures', that it is on its way.
+func (s *session) leavesOut(topic string) bool {
+	if !s.u.isFigures(topic) {
+		return false
+	}
+	s.u.mu.Lock()
+	defer s.u.mu.Unlock()
+	if time.Now().Before(s.u.withheld.until) {
+		return true
+	}
+	s.figures.Add(1)
+	return false
+}
+
 // noteRetained notes that the broker has acknowledged a retained message.
-func (u *Uplink) noteRetained(m *message) {
+func (u *Uplink) noteRetained(s *session, m *message) {
+	figures := u.isFigures(m.topic)
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	if figures {
+		s.figures.Add(-1)
+		u.withheld.cuts = 0
+	}
 	if u.daily.version != 0 && m.version == u.daily.version {
 		u.daily.delivered = u.daily.day
 	}

@@ -43,15 +43,15 @@ func (r *retained) cleared(topic string, version uint64) {
 }
 
 // since returns, in order of topic, what was changed after the given
-// version, and the version to ask with next.
-func (r *retained) since(version uint64) (messages []*message, next uint64) {
+// version, but for what is to be left out, and the version to ask with next.
+func (r *retained) since(version uint64, leaveOut func(topic string) bool) (messages []*message, next uint64) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.last == version {
 		return nil, version
 	}
 	for _, topic := range slices.Sorted(maps.Keys(r.items)) {
-		if item := r.items[topic]; item.version > version {
+		if item := r.items[topic]; item.version > version && !leaveOut(topic) {
 			messages = append(messages, &message{kind: kindRetained, topic: topic, body: item.body, version: item.version})
 		}
 	}

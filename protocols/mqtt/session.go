@@ -84,6 +84,7 @@ type session struct {
 	changed            chan struct{} // holds a token when retained topics changed
 	started            time.Time
 	alone              bool          // each batch is sent alone, see poison
+	figures            atomic.Int64  // messages of the connectivity figures that are not acknowledged
 	waited             *message      // what was waited for when it ended; written before lost is closed
 	greeted, tookBatch bool          // the broker has acknowledged something, and a batch
 	roundTrip          time.Duration // how long the first acknowledgement took; written before calm is closed
@@ -310,7 +311,7 @@ func (s *session) write() {
 			return
 		case <-s.changed:
 			var messages []*message
-			messages, version = s.u.retained.since(version)
+			messages, version = s.u.retained.since(version, s.leavesOut)
 			s.due.Add(int64(len(messages)))
 			for _, m := range messages {
 				if ok = s.publish(m); !ok {
@@ -522,7 +523,7 @@ func (s *session) complete(m *message) {
 		m.sent, m.once, m.skip, m.id = nil, false, false, batchID{}
 		s.u.messages.Put(m)
 	case kindRetained:
-		s.u.noteRetained(m)
+		s.u.noteRetained(s, m)
 		if len(m.body) == 0 {
 			s.u.retained.cleared(m.topic, m.version)
 		}

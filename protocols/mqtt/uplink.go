@@ -211,6 +211,7 @@ type Uplink struct {
 	lastErrAt  time.Time
 	shortLived int // sessions in a row that ended soon
 	daily      daily
+	withheld   withheld
 
 	filteredOut map[string]bool // devices that the filter leaves out, once their states were cleared
 }
@@ -569,6 +570,9 @@ func (u *Uplink) noteEnd(s *session) {
 		u.shortLived++
 	} else {
 		u.shortLived = 0
+	}
+	if s.figures.Load() > 0 && !s.left() {
+		u.withheld.cut(u.o.Name, u.o.Log)
 	}
 	why := u.poison.sessionEnded(s)
 	if why != "" {
