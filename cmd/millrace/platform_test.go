@@ -116,6 +116,12 @@ func TestMessageSchemas(t *testing.T) {
 	_ = plc.Close()
 	mqtttest.WaitFor(t, "bad values", count(`"bad"`))
 	mqtttest.WaitFor(t, "the device to be offline", count("offline"))
+	// They come with the first writing of the ledger, or a minute later.
+	for start := time.Now(); !count("connectivity")(); <-time.After(10 * time.Millisecond) {
+		if time.Since(start) > 90*time.Second {
+			t.Fatal("no connectivity figures were published")
+		}
+	}
 	a.stop()
 	mqtttest.WaitFor(t, "the farewell", count(`"stopped"`))
 
@@ -143,7 +149,7 @@ func TestMessageSchemas(t *testing.T) {
 	if err := u.SendGap(t.Context(), 9, mqtt.Gap{Stream: stream, From: 3, To: 9, Readings: 70, Reason: "buffer_full", Oldest: 1, Newest: 2}); err != nil {
 		t.Fatal(err)
 	}
-	for _, what := range []string{"gap", "state", "status", "connectivity", `"online":true`, `"historical":true`, `"uncertain"`, `"source_ts"`, `"clock"`} {
+	for _, what := range []string{"gap", "state", "status", `"online":true`, `"historical":true`, `"uncertain"`, `"source_ts"`, `"clock"`} {
 		mqtttest.WaitFor(t, what, count(what))
 	}
 }
