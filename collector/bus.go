@@ -44,6 +44,7 @@ type bus struct {
 
 	conn    protocols.Bus
 	sub     protocols.Subscriber             // conn, where it can subscribe
+	ident   protocols.Identifier             // conn, where its devices can be asked who they are
 	unitKey func(d *protocols.Device) string // which devices are one unit
 	devices []*device
 	units   []*unit
@@ -96,6 +97,7 @@ func newBus(key string, driver protocols.Driver, devs []*device, o Options) (*bu
 		done: make(chan struct{}), updates: make(chan struct{}, 1),
 	}
 	b.sub, _ = conn.(protocols.Subscriber)
+	b.ident, _ = conn.(protocols.Identifier)
 	b.unitKey = func(d *protocols.Device) string { return d.ID }
 	if k, ok := driver.(protocols.UnitKeyer); ok {
 		b.unitKey = k.UnitKey
@@ -298,6 +300,9 @@ func (b *bus) nextWake(now time.Time) time.Time {
 			earlier(d.state.deadline())
 		}
 	}
+	if t, ok := b.identifyWake(); ok {
+		earlier(t)
+	}
 	return wake
 }
 
@@ -309,6 +314,9 @@ func (b *bus) turn(ctx, work context.Context) {
 	}
 	if ctx.Err() == nil {
 		b.serve(work)
+	}
+	if d := b.identifyDue(b.now()); d != nil && ctx.Err() == nil {
+		b.identify(work, d)
 	}
 	b.expire()
 }
@@ -460,7 +468,11 @@ func (b *bus) scan(work context.Context, g *group) {
 		b.tellAdvice(d)
 	}
 	b.hear(res)
+	if res.Answers > 0 {
+		b.answers(d)
+	}
 	if d.cfg.Modbus.CloseAfterScan && b.connected && len(b.turns) == 0 {
+		b.identifyWithScan(work, d)
 		b.disconnect() // the next scan connects
 	}
 }
@@ -715,6 +727,9 @@ func (b *bus) deliver(rep protocols.Report) {
 			return
 		}
 		s.dev.reported(rep)
+		if !rep.History {
+			b.answers(s.dev)
+		}
 		return
 	}
 }

@@ -43,6 +43,7 @@ type device struct {
 	history history // values that were missed and read afterwards
 	book    *ledger.Device
 	late    lateness
+	ident   identification
 
 	counters counters
 	view     view
@@ -67,6 +68,7 @@ type view struct {
 	lastTime time.Time
 	// monitoring is how many tags a subscription watches; nil: not told.
 	monitoring *protocols.Monitoring
+	identity   protocols.Identity  // what the device says of itself
 	advice     []string            // what to change in the configuration
 	values     []protocols.Reading // the newest of each tag, before changes are selected
 	times      []int64             // when they arrived, in ms; 0: not yet
@@ -498,6 +500,7 @@ func (d *device) tellState() {
 	d.view.mu.Lock()
 	d.view.state = s
 	d.view.mu.Unlock()
+	d.ident.gone = d.ident.gone || s.State == Offline
 	if s.State == Online {
 		d.log.Info("device state", "state", s.State)
 	} else {

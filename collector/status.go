@@ -29,6 +29,9 @@ type DeviceStatus struct {
 	// polled, or has not said yet.
 	Monitoring *protocols.Monitoring
 	Advice     []string // what to change in its configuration, in sentences
+	// Identity is what the device says of itself; empty: it has not said anything
+	// since the start.
+	Identity protocols.Identity
 }
 
 // TagValue is the newest reading of one tag.
@@ -83,7 +86,7 @@ func (d *device) status() DeviceStatus {
 	d.view.mu.Lock()
 	defer d.view.mu.Unlock()
 	s.State, s.LastTime, s.LastScan = d.view.state, d.view.lastTime, d.view.lastScan
-	s.Advice, s.Monitoring = d.view.advice, d.view.monitoring
+	s.Advice, s.Monitoring, s.Identity = d.view.advice, d.view.monitoring, d.view.identity
 	for i := range d.view.values {
 		if d.view.values[i].Quality == protocols.Bad {
 			s.BadTags++

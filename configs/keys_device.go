@@ -96,6 +96,13 @@ func commonDeviceKeys() []key[deviceDraft] {
 			val: as(boolean(), func(d *deviceDraft, v bool) { d.Critical = v }),
 		},
 		{
+			// A device that does not know the question refuses it, or is silent
+			// for one time-out; then it is not asked again for a month.
+			name: "identify", def: "true",
+			doc: "The device is asked, once it answers, for its maker, model and serial number (Modbus function 43/14; OPC UA: its nameplate). false: never.",
+			val: as(boolean(), func(d *deviceDraft, v bool) { d.Identify = v }),
+		},
+		{
 			name: "labels",
 			doc:  "Any names and texts. They go out with the connectivity data.",
 			val:  labels[deviceDraft]{put: func(d *deviceDraft, m map[string]string) { d.Labels = m }},

@@ -69,7 +69,7 @@ devices:
 `)
 	press := protocols.Device{
 		ID: "press-1", Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", Enabled: true,
-		Interval: time.Second, Timeout: time.Second, Snapshot: 10 * time.Minute, OfflineAfter: 5 * time.Second,
+		Interval: time.Second, Timeout: time.Second, Snapshot: 10 * time.Minute, OfflineAfter: 5 * time.Second, Identify: true,
 		Modbus: protocols.ModbusOptions{Unit: 1, MaxGap: 16, MaxRegisters: 125, MaxInflight: 1, Turnaround: 5 * time.Millisecond},
 		Tags: []protocols.Tag{{
 			Name: "temp", Address: "holding:1", Interval: time.Second, Scale: 1,
@@ -141,15 +141,15 @@ func TestEveryKey(t *testing.T) {
 			{
 				Name: "温度", Address: "40001", Type: "uint16", Order: protocols.DCBA, Interval: 5 * time.Second,
 				Scale: 0.1, Offset: -40, HasScale: true, Unit: "°C", Deadband: protocols.Deadband{Size: 2, Percent: true},
-				Min: &low, Max: &high, Description: "x", Source: at(47),
+				Min: &low, Max: &high, Description: "x", Source: at(48),
 			},
 			{
 				Name: "state", Address: "holding:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1,
-				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(48),
+				OnChange: true, Enum: map[int64]string{0: "stopped", 1: "running"}, Source: at(49),
 			},
 			{
 				Name: "level", Address: "input:3", Order: protocols.CDAB, Interval: 250 * time.Millisecond, Scale: 1e-3, HasScale: true,
-				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(49),
+				Deadband: protocols.Deadband{Size: 0.5}, Enum: map[int64]string{0: "low", 1: "high"}, Source: at(50),
 			},
 		},
 	})

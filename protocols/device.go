@@ -19,6 +19,8 @@ type Device struct {
 	// OfflineAfter is how long it may not answer, at the least, before it
 	// counts as offline.
 	OfflineAfter time.Duration
+	// Identify has the device asked who it is, for the ledger of the equipment.
+	Identify bool
 
 	Modbus ModbusOptions
 	OPCUA  OPCUAOptions

@@ -370,7 +370,9 @@ func (a *agent) evidence() map[string]connectivity.Evidence {
 			e.Unit = &cfg.Modbus.Unit
 		}
 		was := before[cfg.ID]
-		e.Maker, e.Model, e.Serial, e.Version = was.Maker, was.Model, was.Serial, was.Version
+		if e.Identity = d.Identity; e.Identity == (protocols.Identity{}) {
+			e.Identity = was.Identity // of an earlier run
+		}
 		first, last := a.books.ledger.Device(cfg.ID).Data()
 		e.First, e.Last, e.Samples = was.First, max(was.Last, last), was.Samples
 		if e.First == 0 {

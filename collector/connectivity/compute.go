@@ -389,15 +389,20 @@ func (c *computer) inventory(m *Machine) {
 		}
 		ev := c.in.Evidence[id]
 		for _, f := range []struct {
-			name string
-			have *string
-			says string
-		}{{"maker", &m.Maker, ev.Maker}, {"model", &m.Model, ev.Model}, {"serial", &m.Serial, ev.Serial}} {
+			name    string
+			have    *string
+			says    string
+			instead string // the same in another way
+		}{
+			{"maker", &m.Maker, ev.Maker, ""},
+			{"model", &m.Model, cmp.Or(ev.Model, ev.Product), ev.Product},
+			{"serial", &m.Serial, ev.Serial, ""},
+		} {
 			switch {
 			case f.says == "":
 			case *f.have == "":
 				*f.have = f.says
-			case !alike(*f.have, f.says):
+			case !alike(*f.have, f.says) && (f.instead == "" || !alike(*f.have, f.instead)):
 				m.Notes = append(m.Notes, Note{Field: f.name, Ledger: *f.have, Device: f.says, By: id})
 			}
 		}

@@ -7,6 +7,7 @@ import (
 	"millrace/collector/connectivity"
 	"millrace/collector/ledger"
 	"millrace/configs"
+	"millrace/protocols"
 )
 
 // entry is what a test's ledger has of a device in an hour.
@@ -215,7 +216,9 @@ func TestSite(t *testing.T) {
 		configs.Equipment{Asset: "f", Process: "packing"})
 	input := connectivity.Input{
 		Config: cfg, From: from, To: from.Add(time.Hour), Now: from.Add(time.Hour),
-		Evidence: map[string]connectivity.Evidence{"d": {Maker: "siemens", Model: "S7-1200", Serial: "S-2"}},
+		Evidence: map[string]connectivity.Evidence{"d": {Identity: protocols.Identity{
+			Maker: "siemens", Model: "S7-1200", Product: "6ES7 214-1AG40-0XB0", Serial: "S-2", Software: "a server",
+		}}},
 		Source: func(_, _ time.Time, v ledger.Visitor) (int64, error) {
 			v.Row("d", from.Unix()/3600, &ledger.Counts{Sent: 1, Delivered: 1})
 			return from.Add(time.Hour).UnixMilli(), nil
@@ -238,12 +241,20 @@ func TestSite(t *testing.T) {
 	if m.Maker != "Siemens AG" || m.Model != "S7-1200" || len(m.Notes) != 1 || m.Notes[0] != (connectivity.Note{Field: "serial", Ledger: "S-1", Device: "S-2", By: "d"}) {
 		t.Errorf("%+v", m)
 	}
+	// The ledger has the code by which it is ordered, which is no contradiction.
+	cfg.Equipment[0].Model = "6ES7214-1AG40-0XB0"
+	if f, err = connectivity.Compute(input); err != nil {
+		t.Fatal(err)
+	}
+	if m := f.Machines[0]; m.Model != "6ES7214-1AG40-0XB0" || len(m.Notes) != 1 {
+		t.Errorf("%+v", m)
+	}
 	// Of a device that serves two machines it is not known which it means.
 	cfg.Equipment[1].Devices = d
 	if f, err = connectivity.Compute(input); err != nil {
 		t.Fatal(err)
 	}
-	if m := f.Machines[0]; m.Model != "" || len(m.Notes) != 0 {
+	if m := f.Machines[0]; m.Model != "6ES7214-1AG40-0XB0" || len(m.Notes) != 0 {
 		t.Errorf("%+v", m)
 	}
 }

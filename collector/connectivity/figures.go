@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"millrace/collector/ledger"
+	"millrace/protocols"
 )
 
 // Figures are the connectivity figures of a period.
@@ -196,10 +197,7 @@ type Evidence struct {
 	Since    int64  `json:"since,omitempty"`
 	Reason   string `json:"reason,omitempty"`
 	// What the device says of itself.
-	Maker   string `json:"maker,omitempty"`
-	Model   string `json:"model,omitempty"`
-	Serial  string `json:"serial,omitempty"`
-	Version string `json:"version,omitempty"`
+	protocols.Identity
 	// First and Last are when good readings came, ever, in Unix ms.
 	First   int64    `json:"first,omitempty"`
 	Last    int64    `json:"last,omitempty"`

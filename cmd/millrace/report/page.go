@@ -200,7 +200,12 @@ func (s *sheet) write(b *builder, own bool) {
 	b.fact("protocol", orDash(s.Evidence.Driver))
 	b.fact("address", orDash(s.Address))
 	for _, f := range [][2]string{
-		{"maker", s.Evidence.Maker}, {"model", s.Evidence.Model}, {"serial", s.Evidence.Serial}, {"firmware", s.Evidence.Version},
+		{"maker", s.Evidence.Maker},
+		{"model", s.Evidence.Model},
+		{"product", s.Evidence.Product},
+		{"serial", s.Evidence.Serial},
+		{"firmware", s.Evidence.Version},
+		{"software", s.Evidence.Software},
 	} {
 		if f[1] != "" {
 			b.fact(f[0], f[1])

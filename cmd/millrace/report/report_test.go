@@ -98,7 +98,7 @@ devices:
 		Source: func(from, to time.Time, v ledger.Visitor) (int64, error) { return ledger.Read(books, from, to, v) },
 		Evidence: map[string]connectivity.Evidence{
 			"press-1": {
-				Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", Unit: &unit, Tags: 10, State: "online", Maker: "Schneider Electric", Model: "JH21-160", Serial: "20230118", Version: "V2.1",
+				Driver: "modbus", Endpoint: "tcp://192.0.2.5:502", Unit: &unit, Tags: 10, State: "online", Identity: protocols.Identity{Maker: "Schneider Electric", Model: "JH21-160", Serial: "20230118", Version: "V2.1"},
 				First: start.UnixMilli(), Last: start.Add(48 * time.Hour).UnixMilli(),
 				Samples: []connectivity.Sample{{Name: "temp", Address: "holding:100", Value: "21.5", Unit: "℃", Quality: "good", Time: start.Add(47 * time.Hour).UnixMilli()}},
 			},

@@ -132,6 +132,8 @@ func phrases() map[string][2]string { //nolint:funlen // a table
 		"maker":     {"Maker", "制造商"},
 		"model":     {"Model", "型号"},
 		"serial":    {"Serial number", "出厂编号"},
+		"product":   {"Order code", "订货号"},
+		"software":  {"Answered by", "应答软件"},
 		"devices":   {"Devices", "采集设备"},
 		"note":      {"the ledger says “%s”, the device itself “%s”", "台账为“%s”，设备自身上报为“%s”"},
 
