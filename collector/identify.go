@@ -12,13 +12,18 @@ const (
 	// is: the readings come first, and a connection that has just been made may
 	// have a backlog.
 	identifyDelay = 2 * time.Second
-	// identifyGap is how long nothing may be due for the question to be put, and
-	// identifyPatience for how long such a gap is waited for.
-	identifyGap      = 100 * time.Millisecond
+	// identifyGap is for how long, at the most, nothing may be due for the
+	// question to be put: some devices take half a second to refuse it, and drop
+	// what they are asked meanwhile (libmodbus). For identifyPatience such a gap
+	// is waited for.
+	identifyGap      = 500 * time.Millisecond
 	identifyPatience = time.Minute
-	identifyLook     = time.Second // between two looks for a gap
 	// identifyTime is how long a device may take for the whole of its answer.
 	identifyTime = 5 * time.Second
+	// A question that the line has spoilt is put again after identifyRetry,
+	// identifyTries times in all.
+	identifyTries = 3
+	identifyRetry = 20 * time.Second
 	// identifyAgain is how long a device that was away is not asked again: it
 	// may be another one by then, or have new firmware.
 	identifyAgain = time.Hour
@@ -30,6 +35,7 @@ type identification struct {
 	next  time.Time // when to look for a gap
 	asked time.Time // last
 	gone  bool      // it was offline since
+	tries int       // that came to nothing
 }
 
 // wanted notes that the device answers.
@@ -58,8 +64,9 @@ func (b *bus) identifyDue(now time.Time) *device {
 		if i.since.IsZero() || now.Before(i.next) || d.unit.silent || d.cfg.Modbus.CloseAfterScan {
 			continue
 		}
-		if g := b.sched.first(); g != nil && g.due.Sub(now) < identifyGap && now.Sub(i.since) < identifyPatience {
-			i.next = now.Add(identifyLook)
+		g := b.sched.first()
+		if g != nil && g.due.Sub(now) < min(d.cfg.Timeout, identifyGap) && now.Sub(i.since) < identifyPatience {
+			i.next = g.due // behind it there may be a gap
 			continue
 		}
 		return d
@@ -94,12 +101,18 @@ func (b *bus) identifyWithScan(work context.Context, d *device) {
 // identify asks d who it is. What comes of it changes nothing of its state.
 func (b *bus) identify(work context.Context, d *device) {
 	// Before it is asked: whatever happens then does not happen again at once.
-	d.ident = identification{asked: b.now()}
+	d.ident = identification{asked: b.now(), tries: d.ident.tries + 1}
 	ctx, cancel := context.WithTimeout(work, identifyTime)
 	defer cancel()
 	who, err := b.ident.Identify(ctx, d.cfg)
-	if err != nil {
+	if err == nil {
+		d.ident.tries = 0
+	} else {
 		d.log.Debug("the device was asked who it is", "error", err)
+		if protocols.KindOf(err) != protocols.KindRefused && d.ident.tries < identifyTries {
+			d.ident.since = b.now().Add(identifyRetry)
+			d.ident.next = d.ident.since
+		}
 	}
 	if protocols.KindOf(err) == protocols.KindNotConnected {
 		b.dropConnection(err)
@@ -108,7 +121,7 @@ func (b *bus) identify(work context.Context, d *device) {
 			b.connect(work, b.now())
 		}
 	}
-	if who != (protocols.Identity{}) {
+	if who = who.Clean(); who != (protocols.Identity{}) {
 		d.identified(who)
 	}
 }

@@ -91,7 +91,7 @@ func TestIdentify(t *testing.T) {
 		if n := a.asked.Load(); n != 0 {
 			t.Errorf("asked %d times at once", n)
 		}
-		advance(2 * time.Hour)
+		advance(10 * time.Minute)
 		for _, s := range c.Status() {
 			want, _ := testIdentity(s.Config)
 			if s.Config == quiet {
@@ -177,7 +177,7 @@ func TestIdentifyInAGap(t *testing.T) {
 }
 
 // A device that ends the connection because of the question has a new one
-// before its next scan, and is not asked again.
+// before its next scan, and is not asked for ever.
 func TestIdentifyBreaksConnection(t *testing.T) {
 	t.Parallel()
 	for _, closes := range []bool{false, true} {
@@ -196,8 +196,8 @@ func TestIdentifyBreaksConnection(t *testing.T) {
 			d := testDevice("d", "one", "a")
 			d.Identify, d.Modbus.CloseAfterScan = true, closes
 			apply(t, c, d)
-			advance(time.Hour)
-			if n := a.asked.Load(); n != 1 || bad.Load() > 0 {
+			advance(10 * time.Minute)
+			if n := a.asked.Load(); n != identifyTries || bad.Load() > 0 {
 				t.Errorf("asked %d times, %d scans without a connection", n, bad.Load())
 			}
 			if s := c.Status()[0]; s.State.State != Online || s.Missed > 0 || s.Bad > 0 {

@@ -35,6 +35,8 @@ type unit struct {
 	largest [4]int // the longest request that was answered, by table
 	window  window
 	spoke   bool // it has answered in this run
+	// muteUntil is how long it is not asked again who it is.
+	muteUntil time.Time
 }
 
 // facts are what a unit has shown that it can't do.

@@ -161,6 +161,9 @@ func (t *rtuTransport) run(c *call) error {
 	if t.port == nil {
 		return errNotConnected
 	}
+	if c.function == encapsulated {
+		return t.ask(c)
+	}
 	for again := false; ; again = true {
 		t.late.prune(c.unit)
 		t.parts = t.late.parts(c, t.parts[:0])
@@ -184,6 +187,16 @@ func (t *rtuTransport) run(c *call) error {
 			return errNotAsked
 		}
 	}
+}
+
+// ask makes a call whose answer has no size that would tell it from another
+// of its function: it is not made while one may come late.
+func (t *rtuTransport) ask(c *call) error {
+	t.late.prune(c.unit)
+	if t.late.expects(c.unit, c.function, c.dataBytes()) {
+		return errNotAsked
+	}
+	return t.exchange(c)
 }
 
 // wake asks a unit that was silent for so long that no request is left whose
@@ -346,7 +359,7 @@ func (t *rtuTransport) await(c *call, adu []byte) error {
 		if !heard && t.tail > 0 && !begun && t.char > 0 {
 			// It has begun to answer: it gets the time that takes.
 			begun = true
-			deadline = time.Now().Add(time.Duration(rtuAnswer+c.dataBytes())*t.char + slack)
+			deadline = time.Now().Add(time.Duration(rtuAnswer+c.longest())*t.char + slack)
 			continue
 		}
 		for {

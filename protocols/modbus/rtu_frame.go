@@ -12,6 +12,7 @@ const (
 	rtuAnswer    = rtuOverhead + 1 // of an answer, beside its values: the byte count
 	rtuException = rtuOverhead + 1 // the exception code
 	rtuRequest   = rtuOverhead + 4 // address, quantity
+	rtuAskID     = rtuOverhead + 3 // kind, code, object
 	maxRTU       = 256             // MODBUS over Serial Line V1.02, 2.4
 	maxNoise     = 3               // bytes that are taken for noise; more may be what another master asked, spoilt by what we did
 	rtuBuffer    = 4 * maxRTU      // more than that does not wait on any line
@@ -134,6 +135,9 @@ func (l *listener) awaits(in []byte) bool {
 	switch {
 	case c == nil || in[0] != c.unit || len(in) > 1 && in[1]&0x7f != c.function:
 		return false
+	case len(in) > 1 && in[1] == encapsulated:
+		n := idFrame(in)
+		return n == 0 || len(in) < n
 	case len(in) > 2 && in[1] == c.function:
 		return int(in[2]) == c.dataBytes() && len(in) < rtuAnswer+c.dataBytes()
 	}
@@ -151,6 +155,10 @@ func (l *listener) at(in []byte) found {
 		case function == c.function|0x80:
 			if f := in[:rtuException]; sound(f) {
 				return found{kind: foundAnswer, frame: f}
+			}
+		case c.function == encapsulated && function == encapsulated:
+			if n := idFrame(in); n >= 0 {
+				return idFound(in, n)
 			}
 		case function == c.function && int(in[2]) == c.dataBytes():
 			n := rtuAnswer + c.dataBytes()
@@ -174,6 +182,15 @@ func (l *listener) other(in []byte, unit, function byte) found {
 		}
 		return found{}
 	}
+	if function == encapsulated {
+		if n := idFrame(in); n > 0 && len(in) >= n && sound(in[:n]) {
+			return found{kind: l.strange(unit, function, 0), frame: in[:n]}
+		}
+		if len(in) >= rtuAskID && sound(in[:rtuAskID]) {
+			return found{kind: foundForeign, frame: in[:rtuAskID]}
+		}
+		return found{}
+	}
 	if function == 0 || function > 24 {
 		return found{}
 	}
@@ -184,6 +201,44 @@ func (l *listener) other(in []byte, unit, function byte) found {
 		return found{kind: foundForeign, frame: in[:rtuRequest]}
 	}
 	return found{}
+}
+
+// idFrame returns how long the answer to Read Device Identification is that in
+// begins with: 0 if there is too little of it to know, -1 if it is none.
+func idFrame(in []byte) int {
+	const header = 2 + deviceIDHeader // with unit and function
+	if len(in) > 2 && in[2] != deviceID {
+		return -1
+	}
+	if len(in) < header {
+		return 0
+	}
+	n := header
+	for range in[header-1] {
+		if n+2 > maxRTU-2 {
+			return -1
+		}
+		if len(in) < n+2 {
+			return 0
+		}
+		n += 2 + int(in[n+1])
+	}
+	if n += 2; n > maxRTU {
+		return -1
+	}
+	return n
+}
+
+// idFound looks at the awaited answer that is n bytes long; 0: that is not
+// known yet.
+func idFound(in []byte, n int) found {
+	switch {
+	case n == 0 || len(in) < n:
+		return found{}
+	case sound(in[:n]):
+		return found{kind: foundAnswer, frame: in[:n]}
+	}
+	return found{kind: foundDamaged, frame: in[:n]}
 }
 
 // strange says whether a frame that was not awaited is a late answer to us,

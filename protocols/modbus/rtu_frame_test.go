@@ -1,6 +1,7 @@
 package modbus
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"os"
@@ -113,6 +114,11 @@ func (*scriptedPort) Close() error                { return nil }
 // rtuExchange makes one call over a port that brings data.
 func rtuExchange(t *testing.T, data []byte, piece int) *call {
 	t.Helper()
+	return rtuAsk(t, testCall(), data, piece)
+}
+
+func rtuAsk(t *testing.T, c *call, data []byte, piece int) *call {
+	t.Helper()
 	tr := newRTUTransport(func(context.Context) (port, error) { return &scriptedPort{data: data, piece: piece}, nil })
 	if err := tr.connect(t.Context(), time.Second); err != nil {
 		t.Fatal(err)
@@ -122,7 +128,7 @@ func rtuExchange(t *testing.T, data []byte, piece int) *call {
 		t.Fatal(err)
 	}
 	defer x.end()
-	x.send(testCall())
+	x.send(c)
 	return x.receive()
 }
 
@@ -145,6 +151,48 @@ func TestRTUAnswersInPieces(t *testing.T) {
 
 // What is taken for the answer was there, whole, with its checksum, and
 // nothing that it could be confused with.
+// Frames of Read Device Identification, awaited and not.
+func TestFindIdentity(t *testing.T) {
+	t.Parallel()
+	answer := withCRC(1, 0x2b, 0x0e, 1, 1, 0, 0, 2, 0, 2, 'A', 'B', 1, 1, 'C')
+	asked := &call{unit: 1, function: encapsulated, addr: 1 << 8}
+	request := withCRC(1, 0x2b, 0x0e, 1, 0)
+	damaged := append([]byte{}, answer...)
+	damaged[10] ^= 1
+	late := &lateList{now: time.Now}
+	late.add(asked, time.Second)
+	for name, c := range map[string]struct {
+		l     listener
+		in    []byte
+		kind  findKind
+		noise int
+	}{
+		"the answer":        {listener{call: asked}, answer, foundAnswer, 0},
+		"behind noise":      {listener{call: asked}, append([]byte{0}, answer...), foundAnswer, 1},
+		"behind its echo":   {listener{call: asked, echo: request}, append(append([]byte{}, request...), answer...), foundAnswer, 0},
+		"damaged":           {listener{call: asked}, damaged, foundDamaged, 0},
+		"a refusal":         {listener{call: asked}, withCRC(1, 0xab, 1), foundAnswer, 0},
+		"another unit's":    {listener{call: &call{unit: 2, function: encapsulated}}, answer, foundForeign, 0},
+		"another's request": {listener{call: testCall()}, request, foundForeign, 0},
+		"a late one":        {listener{call: testCall(), late: late}, answer, foundLate, 0},
+		"a late refusal":    {listener{call: testCall(), late: late}, withCRC(1, 0xab, 1), foundLate, 0},
+		"nobody asked":      {listener{call: testCall()}, answer, foundForeign, 0},
+		"too long":          {listener{call: asked}, withCRC(append([]byte{1, 0x2b, 0x0e, 1, 1, 0, 0, 2, 0, 250}, make([]byte, 252)...)...), foundNothing, 0},
+	} {
+		if c.l.late == nil {
+			c.l.late = &lateList{now: time.Now}
+		}
+		if got := c.l.find(c.in, true); got.kind != c.kind || got.noise != c.noise {
+			t.Errorf("%s: %+v", name, got)
+		}
+		for n := 1; n < len(c.in) && c.kind == foundAnswer; n++ {
+			if got := c.l.find(c.in[:n], false); got.kind != foundNothing {
+				t.Errorf("%s, %d bytes of it: %+v", name, n, got)
+			}
+		}
+	}
+}
+
 func FuzzRTUAnswers(f *testing.F) {
 	f.Add(withCRC(1, 3, 4, 1, 2, 3, 4), uint8(3))
 	f.Add(append(withCRC(1, 0x83, 2), withCRC(1, 3, 4, 1, 2, 3, 4)...), uint8(200))
@@ -166,5 +214,27 @@ func FuzzRTUAnswers(f *testing.F) {
 			}
 		}
 		t.Errorf("% x is taken for an answer", c.data)
+	})
+}
+
+func FuzzRTUIdentity(f *testing.F) {
+	f.Add(withCRC(1, 0x2b, 0x0e, 1, 1, 0, 0, 2, 0, 2, 'A', 'B', 1, 1, 'C'), uint8(4))
+	f.Add(withCRC(1, 0xab, 1), uint8(1))
+	f.Add(append([]byte{1, 0x2b}, withCRC(1, 0x2b, 0x0e, 1, 1, 0, 0, 0)...), uint8(200))
+	f.Fuzz(func(t *testing.T, data []byte, piece uint8) {
+		c := rtuAsk(t, &call{unit: 1, function: encapsulated, addr: 1 << 8}, data, int(piece)+1)
+		if c.err != nil {
+			if e := wrap(c.err); protocols.KindOf(e) == 0 || e.Error() == "" {
+				t.Errorf("an error without a kind: %v", c.err)
+			}
+			return
+		}
+		want := withCRC(append([]byte{1, encapsulated}, c.data...)...)
+		if !bytes.Contains(data, want) {
+			t.Errorf("% x is taken for an answer", c.data)
+		}
+		if _, err := (idObjects{}).parse(c.data); err != nil {
+			t.Errorf("% x: %v", c.data, err)
+		}
 	})
 }

@@ -88,6 +88,7 @@ func neverWrongRTU(t *testing.T, link string, seed uint64) {
 	for i := range addresses {
 		u.Holding.Set(i, uint16(i))
 	}
+	u.SetIdentity(longIdentity())
 	d := newDevice("")
 	d.Endpoint = rtuEndpoint(t, s, link, seed)
 	d.Timeout = timeout
@@ -101,7 +102,10 @@ func neverWrongRTU(t *testing.T, link string, seed uint64) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	var overdue uint64
 	var at time.Time // when an answer was sent that no device would have sent so late
-	for range n {
+	for i := range n {
+		if i%16 == 0 {
+			wantNoOther(t, b, d)
+		}
 		one, wrong := readAndLook(t, b, d, rng.IntN(len(d.Tags)))
 		if now := s.Overdue(); now != overdue {
 			overdue, at = now, time.Now()

@@ -67,7 +67,11 @@ func TestNeverAWrongValue(t *testing.T) {
 			u.SetFaults(modbustest.Random(seed, 0.15, everyFault(timeout)...))
 			good := 0
 			rng := rand.New(rand.NewPCG(seed, 1))
-			for range n {
+			u.SetIdentity(longIdentity())
+			for i := range n {
+				if i%16 == 0 {
+					wantNoOther(t, b, d)
+				}
 				good += readOne(t, b, d, rng.IntN(len(d.Tags)))
 			}
 			t.Logf("%d of %d good, over %d connections", good, n, s.Accepted())

@@ -48,12 +48,12 @@ type pace struct {
 	inflight int           // calls under way at once, on TCP; below 2: one
 }
 
-// call is one request to a unit for a range of its addresses, and what came
-// of it.
+// call is one request to a unit for a range of its addresses, or who it is,
+// and what came of it.
 type call struct {
 	unit        uint8
 	function    byte
-	addr, count uint16
+	addr, count uint16 // of Read Device Identification, addr is the code and the first object
 
 	// data are the values of the answer; they are valid until the transport's
 	// next method is called.
@@ -68,6 +68,14 @@ type call struct {
 
 // dataBytes is how many bytes of values the answer to c has.
 func (c *call) dataBytes() int { return dataBytes(c.function, int(c.count)) }
+
+// longest is how many bytes of values the answer to c may have.
+func (c *call) longest() int {
+	if c.function == encapsulated {
+		return maxRTU - rtuAnswer
+	}
+	return c.dataBytes()
+}
 
 func dataBytes(function byte, count int) int {
 	if function < 3 {
@@ -106,6 +114,8 @@ func (c *call) take(unit uint8, pdu []byte) {
 		c.fail(&gomodbus.ModbusError{FunctionCode: pdu[function], ExceptionCode: pdu[count]})
 	case pdu[function] != c.function:
 		malformed("an answer to function %d came instead of one to function %d", pdu[function], c.function)
+	case c.function == encapsulated:
+		c.data, c.err = pdu[count:], nil
 	default:
 		want := c.dataBytes()
 		if got := len(pdu) - count - 1; got != want || int(pdu[count]) != want {
@@ -163,5 +173,8 @@ func (f *framer) request(c *call) *gomodbus.ProtocolDataUnit {
 	binary.BigEndian.PutUint16(f.data[:], c.addr)
 	binary.BigEndian.PutUint16(f.data[2:], c.count)
 	f.pdu = gomodbus.ProtocolDataUnit{FunctionCode: c.function, Data: f.data[:]}
+	if c.function == encapsulated {
+		f.pdu.Data = append(f.data[:0], deviceID, byte(c.addr>>8), byte(c.addr))
+	}
 	return &f.pdu
 }

@@ -17,6 +17,7 @@ const (
 	readDiscrete = 2
 	readHolding  = 3
 	readInput    = 4
+	readDeviceID = 0x2b
 
 	illegalFunction = 1
 	illegalAddress  = 2
@@ -38,7 +39,13 @@ func parseRequest(frame []byte) Request {
 // its size. An exception code other than 0 is answered whatever is asked.
 func (u *Unit) respond(now time.Time, frame []byte, r Request, exception uint8, out []byte) int {
 	n := 0
-	if exception == 0 {
+	if id := u.identity.Load(); id != nil && r.Function == readDeviceID && exception == 0 {
+		if n, exception = id.answer(frame, out[8:]); exception == 0 {
+			copy(out, frame[:8])
+			binary.BigEndian.PutUint16(out[4:], uint16(2+n))
+			return 8 + n
+		}
+	} else if exception == 0 {
 		n, exception = u.values(now, r, out[9:])
 	}
 	copy(out, frame[:8])

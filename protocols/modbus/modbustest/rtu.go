@@ -63,6 +63,8 @@ func requestSize(in []byte) int {
 		return 10
 	case 23:
 		return counted(10)
+	case readDeviceID:
+		return 7
 	}
 	return -1
 }

@@ -18,6 +18,7 @@ type Unit struct {
 
 	mu       sync.RWMutex // guards all of the banks
 	limit    atomic.Int32
+	identity atomic.Pointer[Identity]
 	requests atomic.Uint64
 	plan     atomic.Pointer[Plan]
 	pace     atomic.Pointer[pace]

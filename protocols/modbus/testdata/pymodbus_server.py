@@ -11,6 +11,7 @@ import threading
 
 from pymodbus.datastore import (ModbusSequentialDataBlock, ModbusServerContext,
                                 ModbusSlaveContext)
+from pymodbus.device import ModbusDeviceIdentification
 from pymodbus.server import StartSerialServer, StartTcpServer
 from pymodbus.transaction import ModbusRtuFramer
 
@@ -29,13 +30,16 @@ def block():
     return ModbusSequentialDataBlock(0, [0] * 1000)
 
 
+identity = ModbusDeviceIdentification(info_name={
+    "VendorName": "Pymodbus Works", "ProductCode": "PM-3", "MajorMinorRevision": "3.0",
+    "VendorUrl": "https://example.com/" + "long" * 40, "ProductName": "Simulated PLC", "ModelName": "PM 3000"})
 unit = ModbusSlaveContext(di=block(), co=block(), hr=block(), ir=block(), zero_mode=True)
 threading.Thread(target=obey, args=(unit,), daemon=True).start()
 if len(sys.argv) == 2:
-    StartTcpServer(context=ModbusServerContext(slaves={1: unit}, single=False),
+    StartTcpServer(context=ModbusServerContext(slaves={1: unit}, single=False), identity=identity,
                    address=("127.0.0.1", int(sys.argv[1])), allow_reuse_address=True)
 else:
     port, baud, parity, number = sys.argv[1:]
     StartSerialServer(context=ModbusServerContext(slaves={int(number): unit}, single=False),
-                      framer=ModbusRtuFramer, port=port, baudrate=int(baud), parity=parity,
+                      identity=identity, framer=ModbusRtuFramer, port=port, baudrate=int(baud), parity=parity,
                       ignore_missing_slaves=True)
