@@ -103,6 +103,9 @@ func (a *agent) deviceStatus(d *collector.DeviceStatus) console.Device {
 		BadTags: d.BadTags, Scans: d.Scans, Missed: d.Missed, Lost: d.Lost, Backfilled: d.Backfilled, Outages: outages(&d.Outages), Good: d.Good, Uncertain: d.Uncertain, Bad: d.Bad,
 		Advice: d.Advice, ScanHistogram: histogram(&d.ScanDuration), StartDelay: histogram(&d.StartDelay),
 	}
+	if d.Identity != (protocols.Identity{}) {
+		out.Identity = &d.Identity
+	}
 	if m := d.Monitoring; m != nil {
 		out.Monitored = &m.Monitored
 	}

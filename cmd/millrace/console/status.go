@@ -1,6 +1,10 @@
 package console
 
-import "time"
+import (
+	"time"
+
+	"millrace/protocols"
+)
 
 // Status is the state of a gateway, as the page and /api/status show it.
 // Times are Unix milliseconds; durations are in the unit that their name
@@ -122,6 +126,8 @@ type Device struct {
 	// Monitored is how many of its tags the device itself watches, of an OPC UA
 	// subscription; nil: it is polled, or has not said yet.
 	Monitored *int `json:"monitored,omitempty"`
+	// Identity is what it says of itself; nil: nothing since the start.
+	Identity *protocols.Identity `json:"identity,omitempty"`
 	// Advice is what to change in its configuration, found out by asking it,
 	// in sentences for people.
 	Advice []string `json:"advice,omitempty"`

@@ -198,11 +198,22 @@ function drawDevice(s, d) {
   head.replaceChildren(
     el('div', 'row', el('strong', '', d.id), el('span', 'pill ' + shade[d.state], d.state + ' for ' + span(s.now - d.since))),
     el('div', 'dim', facts.join(' · ')));
+  if (isOpen && d.identity) head.append(el('p', 'dim', 'It says it is: ' + nameplate(d.identity)));
   if (d.reason) head.append(el('p', 'reason', d.reason));
   const advice = d.advice || [];
   for (const text of isOpen ? advice : advice.slice(0, 1)) head.append(el('p', 'dim', 'Suggestion: ' + text));
   if (!isOpen && advice.length > 1) head.append(el('p', 'dim', '… and ' + (advice.length - 1) + ' more'));
   if (!isOpen) card.lastChild.replaceChildren();
+}
+
+// nameplate is what a device says of itself.
+function nameplate(i) {
+  const parts = [[i.maker, i.model || i.product].filter(Boolean).join(' ')];
+  if (i.model && i.product) parts.push(i.product);
+  if (i.serial) parts.push('serial number ' + i.serial);
+  if (i.version) parts.push('version ' + i.version);
+  if (i.software) parts.push('answered by ' + i.software);
+  return parts.filter(Boolean).join(', ');
 }
 
 function drawValues(id, values) {
