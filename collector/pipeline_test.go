@@ -1,10 +1,12 @@
 package collector
 
 import (
+	"fmt"
 	"math"
 	"testing"
 	"time"
 
+	"millrace/collector/ledger"
 	"millrace/protocols"
 )
 
@@ -135,12 +137,22 @@ type nullAppender struct{}
 func (nullAppender) PutSchema(uint64, []byte) error          { return nil }
 func (nullAppender) Append(int64, uint64, int, []byte) error { return nil }
 
-// BenchmarkScanned is one scan's way through the collector, from the answer
-// to the buffer.
+// BenchmarkScanned is one scan's way through the collector, from its turn on
+// the clock to the buffer, with and without the completeness ledger.
 func BenchmarkScanned(b *testing.B) {
-	const tags = 500
-	cfg := testDevice("press-1", "a", make([]string, tags)...)
-	d, err := newDevice(cfg, Options{Appender: nullAppender{}, State: func(DeviceState) {}, Log: testLog(), Now: time.Now})
+	for _, tags := range []int{1, 20, 500} {
+		b.Run(fmt.Sprintf("tags=%d/counted", tags), func(b *testing.B) { benchmarkScanned(b, tags, true) })
+		b.Run(fmt.Sprintf("tags=%d/plain", tags), func(b *testing.B) { benchmarkScanned(b, tags, false) })
+	}
+}
+
+func benchmarkScanned(b *testing.B, tags int, counted bool) {
+	b.Helper()
+	o := Options{Appender: nullAppender{}, State: func(DeviceState) {}, Log: testLog(), Now: time.Now}
+	if counted {
+		o.Ledger = ledger.New(ledger.Options{Dir: b.TempDir(), Keep: 24 * time.Hour, Now: time.Now, Log: testLog()})
+	}
+	d, err := newDevice(testDevice("press-1", "a", make([]string, tags)...), o)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -151,7 +163,8 @@ func BenchmarkScanned(b *testing.B) {
 	res := protocols.ScanResult{Time: time.Now(), Requests: 4, Answers: 4}
 	b.ReportAllocs()
 	for b.Loop() {
+		g.count(res.Time, 1)
 		d.scanned(g, res, time.Millisecond)
 	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/tags, "ns/reading")
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N)/float64(tags), "ns/reading")
 }

@@ -22,6 +22,8 @@ type plant struct {
 
 func startPlant() (*plant, error) {
 	p := &plant{press: modbustest.NewServer(), compressor: modbustest.NewServer()}
+	p.press.Unit(1).SetIdentity(nameplate("Demo Presses", "HP-160", "V3.2", "Hydraulic press 160 t"))
+	p.compressor.Unit(1).SetIdentity(nameplate("Demo Air", "C55", "1.7", "Compressor 55 kW"))
 	err := errors.Join(pressRegisters(p.press.Unit(1)), compressorRegisters(p.compressor.Unit(1)))
 	if err != nil {
 		return nil, err
@@ -34,6 +36,11 @@ func startPlant() (*plant, error) {
 		return nil, fmt.Errorf("simulated PLC: %w", err)
 	}
 	return p, nil
+}
+
+// nameplate is what a simulated machine says of itself.
+func nameplate(maker, code, version, model string) *modbustest.Identity {
+	return &modbustest.Identity{Conformity: 2, Objects: map[byte]string{0: maker, 1: code, 2: version, 5: model}}
 }
 
 func (p *plant) close() {

@@ -34,15 +34,17 @@ func scan() (*protocols.Schema, mqtt.Record) {
 	return s, mqtt.Record{Stream: "01KA0000000000000000000000", Seq: 1, Time: time.Now().UnixMilli(), Schema: s.ID(), Readings: 500, Data: protocols.EncodeBatch(nil, b)}
 }
 
-// BenchmarkUplink sends scans of 500 registers to Mosquitto, in both formats;
-// its yardstick is BenchmarkBarePublisher.
+// BenchmarkUplink sends scans of 500 registers to Mosquitto, in both formats,
+// and counts them for the completeness ledger or does not; its yardstick is
+// BenchmarkBarePublisher.
 func BenchmarkUplink(b *testing.B) {
 	for _, format := range []string{mqtt.FormatJSON, mqtt.FormatSparkplug} {
-		b.Run(format, func(b *testing.B) { benchmarkUplink(b, format) })
+		b.Run(format+"/counted", func(b *testing.B) { benchmarkUplink(b, format, true) })
+		b.Run(format+"/plain", func(b *testing.B) { benchmarkUplink(b, format, false) })
 	}
 }
 
-func benchmarkUplink(b *testing.B, format string) {
+func benchmarkUplink(b *testing.B, format string, counted bool) {
 	b.Helper()
 	broker := mqtttest.StartMosquitto(b, mqtttest.MosquittoOptions{})
 	s := make(schemas)
@@ -55,6 +57,10 @@ func benchmarkUplink(b *testing.B, format string) {
 	}
 	o := options("gw-1", broker.URL("mqtt"), s)
 	o.Format, o.Sparkplug = format, p.options()
+	sent := 0
+	if counted {
+		o.Handed = func(_ uint64, h mqtt.Handed) { sent += h.Sent }
+	}
 	u, err := mqtt.New(o)
 	if err != nil {
 		b.Fatal(err)
