@@ -114,6 +114,10 @@ func last24h(now time.Time) (from, to time.Time) {
 	return to.Add(-25 * time.Hour), to
 }
 
+// tooEarly is for how long a ledger that has just been begun yields no figures:
+// they would say that nothing is networked.
+const tooEarly = 5 * time.Second
+
 // publishFigures publishes the figures of the last 24 hours, and the record of
 // the day that has ended.
 func (a *agent) publishFigures() {
@@ -122,6 +126,9 @@ func (a *agent) publishFigures() {
 	if err != nil {
 		a.log.Debug("no connectivity figures yet", "error", err)
 		return
+	}
+	if f.Until.Sub(f.Began) < tooEarly {
+		return // no machine could be networked yet
 	}
 	body, err := f.Message(connectivity.Last24h)
 	if err != nil {

@@ -25,6 +25,10 @@ const sane = 1577836800_000
 // not counted when the agent is killed.
 const FlushEvery = time.Minute
 
+// FirstAfter is when that is done first, so that somebody who has just started
+// the agent need not wait for a minute.
+const FirstAfter = 10 * time.Second
+
 // Options of a Ledger.
 type Options struct {
 	Dir  string        // is made if need be
@@ -135,8 +139,8 @@ func (d *Device) Data() (first, last int64) {
 	return d.first, d.last
 }
 
-// Run writes what is counted each minute, on the minute, until ctx ends, and
-// then a last time. before is called before each time, for what is to be
+// Run writes what is counted at once, after FirstAfter, and from then on each
+// minute, on the minute, until ctx ends, and then a last time. before is called before each time, for what is to be
 // counted by then, and after when it is written.
 func (l *Ledger) Run(ctx context.Context, before, after func()) {
 	flush := func(last bool) {
@@ -145,9 +149,13 @@ func (l *Ledger) Run(ctx context.Context, before, after func()) {
 		after()
 	}
 	flush(false)
-	for {
+	for first := true; ; first = false {
 		now := l.o.Now()
-		timer := time.NewTimer(now.Truncate(FlushEvery).Add(FlushEvery).Sub(now))
+		wait := now.Truncate(FlushEvery).Add(FlushEvery).Sub(now)
+		if first {
+			wait = min(wait, FirstAfter)
+		}
+		timer := time.NewTimer(wait)
 		select {
 		case <-ctx.Done():
 			timer.Stop()
