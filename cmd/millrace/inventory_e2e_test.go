@@ -11,6 +11,7 @@ import (
 	"millrace/collector/connectivity"
 	"millrace/protocols/modbus/modbustest"
 	"millrace/protocols/mqtt/mqtttest"
+	"millrace/protocols/opcua/opcuatest/nodeopcua"
 )
 
 // TestInventory: what devices say of themselves fills the ledger of the
@@ -71,5 +72,39 @@ func TestInventory(t *testing.T) {
 	body := a.output.String()
 	if !strings.Contains(body, "the device says who it is") {
 		t.Error(body)
+	}
+}
+
+// TestNameplate: the same through OPC UA, with a server that we did not make.
+func TestNameplate(t *testing.T) {
+	t.Parallel()
+	server, err := nodeopcua.Start(t.TempDir(), 0, "machines")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	for _, line := range []string{"machine Mill M-1", "machine Saw M-2"} {
+		if err := server.Command(t.Context(), line); err != nil {
+			t.Fatal(err)
+		}
+	}
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	a := newAgent(t, fmt.Sprintf(`gateway: {id: gw-1, group: plant}
+console: {listen: "CONSOLE"}
+uplinks: [{name: platform, broker: %q}]
+devices:
+  - {id: mill, driver: opcua, endpoint: %q, security: {policy: None}, tags: [{name: speed, address: "nsu=%s;s=Mill.Speed"}]}
+  - {id: saw, driver: opcua, endpoint: %q, security: {policy: None}, mode: poll, tags: [{name: speed, address: "nsu=%s;s=Saw.Speed"}]}
+`, broker.URL("mqtt"), server.Endpoint(), nodeopcua.Namespace, server.Endpoint(), nodeopcua.Namespace))
+	for _, serial := range []string{"M-1", "M-2"} {
+		mqtttest.WaitFor(t, serial, func() bool {
+			body, _ := a.get("/api/status")
+			return strings.Contains(body, fmt.Sprintf(`"identity":{"maker":"Acme 机床","model":"M 500","product":"AC-500","serial":%q,"version":"2.1","software":"Server Works UA 4.5.6"}`, serial))
+		})
+	}
+	a.stop()
+	stdout, stderr, code := millrace(t, "report", "-c", a.config, "--period", "today", "--format", "csv", "-o", "-")
+	if code != exitDone || !strings.Contains(stdout, "Acme 机床") || !strings.Contains(stdout, "M-2") {
+		t.Errorf("%s%s", stdout, stderr)
 	}
 }

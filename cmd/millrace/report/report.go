@@ -79,13 +79,13 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 	head := []string{
 		"kind", "id", "name", "numerator", "denominator", "rate", "points", "workshop", "process", "key", "key_process", "digital", "networked",
 		"delivered_s", "devices", "expected", "read", "good", "due", "delivered", "dropped", "answering_s", "planned_s", "online_s", "degraded_s", "offline_s",
-		"outages", "reconnects", "answer_p50_ms", "answer_p95_ms",
+		"outages", "reconnects", "answer_p50_ms", "answer_p95_ms", "maker", "model", "serial",
 	}
 	if t.lang == "zh" {
 		head = []string{
 			"类别", "编号", "名称", "分子", "分母", "比率", "得分", "车间", "工序", "关键设备", "关键工序", "数字化", "联网",
 			"有数据秒数", "采集设备", "应采", "实采", "有效", "应送", "送达", "丢弃", "应答秒数", "计划秒数", "在线秒数", "降级秒数", "离线秒数",
-			"停机次数", "重连次数", "响应时间P50毫秒", "响应时间P95毫秒",
+			"中断次数", "重连次数", "响应时间P50毫秒", "响应时间P95毫秒", "制造商", "型号", "出厂编号",
 		}
 	}
 	rows := [][]string{head}
@@ -110,6 +110,7 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 			t.Yes(m.Key), t.Yes(m.KeyProcess), t.Yes(m.Digital), t.Yes(m.Networked), number(m.DeliveredSec), strings.Join(m.Devices, " "),
 		})
 		row[22] = number(f.Rule.PlannedSec)
+		copy(row[len(row)-3:], []string{plain(m.Maker), plain(m.Model), plain(m.Serial)})
 		rows = append(rows, row)
 	}
 	for i := range f.Devices {
