@@ -92,6 +92,7 @@ func startAgent(cfg *configs.Config, log *slog.Logger, clock func() time.Time) (
 		return nil, fmt.Errorf("opening the buffer: %w", err)
 	}
 	best.Store(a.buf)
+	a.count(cfg)
 	if s := a.buf.Stats(); s.Trouble != buffer.TroubleNone {
 		log.Warn("readings stay in memory", "because", diskWords(s.Trouble, cfg.Buffer.Path, s.DiskError))
 	}
@@ -162,7 +163,7 @@ func (a *agent) apply(cfg *configs.Config) (err error) {
 	if err := a.coll.Apply(cfg.Devices); err != nil {
 		return err
 	}
-	a.books.counted.Store(countedOf(cfg))
+	a.count(cfg)
 	a.swapUplinks(cfg, fresh)
 	a.forgetDevices(cfg)
 	if cfg.Console.Listen != old.Console.Listen {

@@ -26,7 +26,7 @@ type books struct {
 	ledger  *ledger.Ledger
 	cancel  context.CancelFunc
 	done    chan struct{}
-	counted atomic.Pointer[countedUplink]
+	counted atomic.Pointer[countedUplinks]
 
 	mu       sync.Mutex // guards what follows
 	figures  *connectivity.Figures
@@ -48,23 +48,74 @@ func (a *agent) openBooks(cfg *configs.Config, now func() time.Time) {
 		ledger:   ledger.New(ledger.Options{Dir: c.Path, Keep: c.Keep, Now: now, Log: a.log.With("part", "ledger")}),
 		evidence: loadEvidence(c.Path), pages: map[string]pageFigures{},
 	}
-	a.books.counted.Store(countedOf(cfg))
+	a.books.counted.Store(&countedUplinks{countedUplink: countedOf(cfg, cfg.Connectivity.Uplink)})
 }
 
-// countedUplink is the uplink whose deliveries count, and what it gets.
+// countedUplink is an uplink whose deliveries count, and what it gets.
 type countedUplink struct {
 	name   string
 	filter mqtt.Filter
 }
 
-func countedOf(cfg *configs.Config) *countedUplink {
-	c := &countedUplink{name: cfg.Connectivity.Uplink}
+func countedOf(cfg *configs.Config, name string) countedUplink {
+	c := countedUplink{name: name}
 	for i := range cfg.Uplinks {
-		if u := &cfg.Uplinks[i]; u.Name == c.name {
+		if u := &cfg.Uplinks[i]; u.Name == name {
 			c.filter = mqtt.Filter{Devices: u.Devices, Tags: u.Tags}
 		}
 	}
 	return c
+}
+
+// countedUplinks are the uplink whose deliveries count, and the one that
+// counted before it: what was read until it was changed counts when that one
+// has delivered it. Otherwise the two would count the same readings twice, or
+// not at all.
+type countedUplinks struct {
+	countedUplink
+
+	since  int64 // Unix ms; 0: always
+	before countedUplink
+}
+
+// of returns the uplink that counts for what was read at a time.
+func (c *countedUplinks) of(ms int64) *countedUplink {
+	if ms < c.since && c.before.name != "" {
+		return &c.before
+	}
+	return &c.countedUplink
+}
+
+// countedKey is where the buffer's small state has, as JSON, which uplink
+// counts since when.
+const countedKey = "connectivity uplink"
+
+type countedState struct {
+	Name   string `json:"name"`
+	Since  int64  `json:"since,omitempty"`
+	Before string `json:"before,omitempty"`
+}
+
+// count makes the configured uplink the one that counts, from now on.
+func (a *agent) count(cfg *configs.Config) {
+	var s countedState
+	if json.Unmarshal(a.buf.StateGet(countedKey), &s) != nil {
+		s = countedState{}
+	}
+	if name := cfg.Connectivity.Uplink; s.Name != name {
+		if s.Name != "" {
+			s.Since, s.Before = a.buf.Now().UnixMilli(), s.Name
+		}
+		s.Name = name
+		data, err := json.Marshal(s)
+		if err == nil {
+			err = a.buf.StatePut(countedKey, data)
+		}
+		if err != nil {
+			a.log.Debug("which uplink counts could not be saved", "error", err)
+		}
+	}
+	a.books.counted.Store(&countedUplinks{countedOf(cfg, s.Name), s.Since, countedOf(cfg, s.Before)})
 }
 
 // keepBooks writes and publishes what is counted, each minute, until
@@ -283,12 +334,13 @@ func (a *agent) newTally(name string) *tally {
 	return &tally{a: a, name: name, devices: map[uint64]*ledger.Device{}}
 }
 
-// counts says whether this uplink's deliveries count.
-func (t *tally) counts() bool { return t.a.books.counted.Load().name == t.name }
+// counts says whether this uplink's deliveries of what was read at a time
+// count.
+func (t *tally) counts(ms int64) bool { return t.a.books.counted.Load().of(ms).name == t.name }
 
 // handed notes a batch that is handed over.
 func (t *tally) handed(token uint64, h mqtt.Handed) {
-	if !t.counts() {
+	if !t.counts(h.Time) {
 		return
 	}
 	d, known := t.devices[h.Schema]
@@ -336,7 +388,7 @@ func (t *tally) acked(token uint64, was string) {
 // dropped counts a record that an uplink will not get. A record of an earlier
 // run may be of a configuration that is not known yet: it comes with its schema.
 func (a *agent) dropped(uplink, reason string, r buffer.Record, schema []byte) {
-	c := a.books.counted.Load()
+	c := a.books.counted.Load().of(r.Time)
 	if c.name != uplink {
 		return
 	}

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"log/slog"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func tallyAgent(t *testing.T) (a *agent, schema *protocols.Schema, record func(g
 	a = &agent{books: &books{ledger: l}, schemas: map[uint64]*protocols.Schema{}}
 	cfg := &configs.Config{Uplinks: []configs.Uplink{{Name: "other"}, {Name: "platform", Tags: []string{"a*"}}}}
 	cfg.Connectivity.Uplink = "platform"
-	a.books.counted.Store(countedOf(cfg))
+	a.books.counted.Store(&countedUplinks{countedUplink: countedOf(cfg, "platform")})
 	schema = &protocols.Schema{Device: "press", Tags: []protocols.SchemaTag{{Name: "a1"}, {Name: "a2"}, {Name: "b1"}, {Name: "b2"}}}
 	record = func(good int) []byte {
 		b := protocols.Batch{Schema: schema}
@@ -97,6 +99,57 @@ func TestTally(t *testing.T) {
 	c.acked(6, buffer.ReasonFull)
 	want := ledger.Counts{Delivered: 6, Filtered: 4}
 	want.Dropped[ledger.Refused] = 2
+	if diff := cmp.Diff(want, counts()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+// TestCountedUplinkChanges: what was read before another uplink was made the
+// one that counts counts when the old one delivers it, and only then; what is
+// read afterwards when the new one does. A restart does not change that.
+func TestCountedUplinkChanges(t *testing.T) {
+	t.Parallel()
+	a, schema, record, counts := tallyAgent(t)
+	if _, err := a.learnSchema(schema.ID(), protocols.AppendSchema(nil, schema)); err != nil {
+		t.Fatal(err)
+	}
+	now := tallyHour.Add(time.Minute)
+	open := func() {
+		var err error
+		a.log = slog.New(slog.DiscardHandler)
+		if a.buf, err = buffer.Open(buffer.Options{Dir: filepath.Join(t.TempDir(), "buffer"), Stream: "S", Uplinks: []string{"other", "platform"}, Now: func() time.Time { return now }}); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = a.buf.Close() })
+	}
+	open()
+	cfg := &configs.Config{Uplinks: []configs.Uplink{{Name: "other"}, {Name: "platform", Tags: []string{"a*"}}}}
+	cfg.Connectivity.Uplink = "platform"
+	a.count(cfg)
+	platform, other := a.newTally("platform"), a.newTally("other")
+	before, after := mqtt.Handed{Schema: schema.ID(), Time: now.UnixMilli(), Sent: 2}, mqtt.Handed{Schema: schema.ID(), Time: now.Add(10 * time.Second).UnixMilli(), Sent: 2}
+	platform.handed(1, before)
+	platform.acked(1, "")
+	now = now.Add(5 * time.Second)
+	cfg.Connectivity.Uplink = "other"
+	for range 2 { // a reload, and a start
+		a.count(cfg)
+		other.handed(1, before) // delivered by the old one already
+		other.acked(1, "")
+		a.books.counted.Store(&countedUplinks{countedUplink: countedOf(cfg, "other")})
+		now = now.Add(time.Second)
+	}
+	a.count(cfg)
+	platform.handed(2, before) // it was behind
+	platform.acked(2, "")
+	platform.handed(3, after)
+	platform.acked(3, "")
+	other.handed(2, after)
+	other.acked(2, "")
+	a.dropped("other", buffer.ReasonFull, buffer.Record{Time: before.Time, Schema: schema.ID(), Data: record(4)}, nil)
+	a.dropped("platform", buffer.ReasonFull, buffer.Record{Time: before.Time, Schema: schema.ID(), Data: record(4)}, nil)
+	want := ledger.Counts{Delivered: 6, Filtered: 2}
+	want.Dropped[ledger.BufferFull] = 2
 	if diff := cmp.Diff(want, counts()); diff != "" {
 		t.Error(diff)
 	}

@@ -101,7 +101,7 @@ func phrases() map[string][2]string { //nolint:funlen // a table
 		"weak.stopped": {"The gateway's agent was stopped from %s to %s (%s).", "网关程序于 %s 至 %s 停止运行（%s）。"},
 		"weak.killed":  {"The gateway's agent ended without a word after %s and ran again from %s on (%s): what happened in the last minute before is not counted.", "网关程序在 %s 之后异常终止，于 %s 恢复运行（%s）：终止前最后一分钟的数据未计入。"},
 		"weak.more":    {"… and %d more such times.", "……另有 %d 次。"},
-		"weak.waiting": {"%s readings wait for the uplink, and may still be delivered.", "有 %s 个读数在等待上送，之后仍可能送达。"},
+		"weak.waiting": {"%s readings have not been acknowledged: they wait for the uplink and may still be delivered, or a crash took them (a kill: acknowledgements of its last minute; a power cut: what was not written yet).", "有 %s 个读数尚未得到确认：可能在等待上送，之后仍会送达；也可能因异常停止而缺失（进程被终止：最后一分钟的确认记录；断电：尚未写入的数据）。"},
 		"weak.dropped": {"%s readings will never be delivered (%s).", "有 %s 个读数已确定丢失（%s）。"},
 		"weak.none":    {"Nothing is missing from the count.", "统计数据完整。"},
 
