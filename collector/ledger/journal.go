@@ -165,28 +165,35 @@ func add(to map[key]*Counts, k key, c *Counts) {
 }
 
 // redate gives what was counted before the clock was set the hour that it was
-// counted in, as far as a whole hour tells.
+// counted in, as far as a whole hour tells. While a clock that was right has
+// fallen to a time before 2020, that is the present one: it is asked each
+// minute.
 func (f *files) redate(now time.Time) {
 	began := now.Add(f.l.started - f.l.elapsed())
 	shift := began.Sub(f.l.began.Round(0))
+	fell := f.l.began.UnixMilli() >= sane || f.alive >= sane // it was right in this run
 	for k, c := range f.unwritten {
 		if k.hour*3600_000 < sane {
 			delete(f.unwritten, k)
-			k.hour = hourOf(startOf(k.hour).Add(shift + 30*time.Minute))
+			if k.hour = hourOf(startOf(k.hour).Add(shift + 30*time.Minute)); fell {
+				k.hour = hourOf(now)
+			}
 			add(f.unwritten, k, c)
 		}
 	}
-	kept := f.events.Outages[:0]
-	for _, o := range f.events.Outages {
+	for i := range f.events.Outages {
+		o := &f.events.Outages[i]
 		if o.From < sane {
-			o.From += shift.Milliseconds()
+			if o.From += shift.Milliseconds(); fell { // since some time after the last writing
+				o.From = max(f.alive, began.UnixMilli())
+			}
 		}
 		if o.To < sane {
-			o.To += shift.Milliseconds()
+			if o.To += shift.Milliseconds(); fell {
+				o.To = now.UnixMilli()
+			}
 		}
-		kept = append(kept, o)
 	}
-	f.events.Outages = kept
 }
 
 // open finds out what earlier runs have left.

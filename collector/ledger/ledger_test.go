@@ -221,6 +221,54 @@ func TestClockUnset(t *testing.T) {
 	}
 }
 
+// TestClockFalls: a clock that was right falls to 1970 for a while, which the
+// collector counts by, although the agent knows better.
+func TestClockFalls(t *testing.T) {
+	t.Parallel()
+	for name, began := range map[string]time.Time{"right from the start": {}, "set before": time.Unix(30, 0)} {
+		dir, c := t.TempDir(), start()
+		noon := c.wall
+		if !began.IsZero() {
+			c.wall = began
+		}
+		l := open(c, dir)
+		d := l.Device("d")
+		c.wall = noon
+		l.Flush(false)
+		wrong := time.Unix(100, 0)
+		for i := range 90 {
+			d.Due(wrong, time.Second, 1, 1)
+			d.Scanned(wrong, ledger.Scan{Read: 1, Good: 1, Sent: 1})
+			if i == 10 {
+				d.State(wrong, ledger.Offline, wrong, "gone")
+			}
+			if i == 20 {
+				d.State(wrong, ledger.Online, wrong, "")
+			}
+			c.pass(time.Minute)
+			wrong = wrong.Add(time.Minute)
+			l.Flush(false)
+		}
+		l.Flush(true)
+		var all ledger.Counts
+		got := read(t, dir)
+		for k, r := range got.rows {
+			all.Add(&r)
+			if k < "d "+noon.Format("01-02 15") || k > "d "+noon.Add(2*time.Hour).Format("01-02 15") {
+				t.Errorf("%s: something in %s: %+v", name, k, r)
+			}
+		}
+		if all.Expected != 90 || all.Read != 90 || all.Sent != 90 {
+			t.Errorf("%s: %+v", name, all)
+		}
+		for _, o := range got.outages {
+			if o.From < noon.UnixMilli() || o.To > noon.Add(90*time.Minute).UnixMilli() || o.To < o.From {
+				t.Errorf("%s: %+v", name, o)
+			}
+		}
+	}
+}
+
 // TestSteps sets the clock back and forth: nothing is lost, and nothing is
 // counted twice.
 func TestSteps(t *testing.T) {
