@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"flag"
 	"math"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"millrace/collector/connectivity"
 	"millrace/collector/ledger"
 	"millrace/configs"
+	"millrace/configs/xlsx"
 	"millrace/protocols"
 )
 
@@ -356,5 +358,35 @@ func TestYearOfMany(t *testing.T) {
 	}
 	if n := len(render(t, f, report.HTML, "zh")); n > 5<<20 {
 		t.Errorf("%d bytes", n)
+	}
+}
+
+// TestPercentFormat: a spreadsheet shows no rate as 100 % that is not.
+func TestPercentFormat(t *testing.T) {
+	t.Parallel()
+	sheet := xlsx.Sheet{Name: "rates"}
+	want := []string{"100.00%", "> 99.99%", "> 99.99%", "99.99%", "50.00%", "0.00%"}
+	for _, rate := range []float64{1, 0.99999, 0.999951, 0.99994, 0.5, 0} {
+		sheet.Rows = append(sheet.Rows, []xlsx.Cell{xlsx.Number(rate, xlsx.Percent)})
+	}
+	book := filepath.Join(t.TempDir(), "rates.xlsx")
+	f, err := os.Create(book)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(xlsx.Write(f, []xlsx.Sheet{sheet}), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "ssconvert", "-O", "format=preserve", "-T", "Gnumeric_stf:stf_assistant", book, book+".csv")
+	cmd.Env = append(os.Environ(), "HOME="+t.TempDir())
+	if text, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s (.ci/deps installs gnumeric)", err, text)
+	}
+	data, err := os.ReadFile(book + ".csv")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if shown := strings.Fields(strings.NewReplacer(`"`, "", "> ", ">").Replace(string(data))); strings.Join(shown, " ") != strings.ReplaceAll(strings.Join(want, " "), "> ", ">") {
+		t.Errorf("shown as %q, want %q", shown, want)
 	}
 }
