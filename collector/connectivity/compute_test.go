@@ -1,6 +1,8 @@
 package connectivity_test
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -199,6 +201,9 @@ func TestSinceBegun(t *testing.T) {
 		want := map[bool][2]int64{true: {5400, 1800}, false: {12 * 3600, 1800}}[since]
 		if got := [2]int64{f.Rule.PlannedSec, f.Devices[0].AnsweringSec}; got != want || !f.Began.Equal(began) {
 			t.Errorf("since it was begun %t: %v, want %v; began %s", since, got, want, f.Began)
+		}
+		if body, err := f.Message(connectivity.Day); err != nil || !strings.Contains(string(body), fmt.Sprintf(`,"began":%d,`, began.UnixMilli())) {
+			t.Errorf("%v: %s", err, body)
 		}
 	}
 }

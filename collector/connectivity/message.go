@@ -24,7 +24,7 @@ const (
 const MaxListed = 2000
 
 // message is the JSON form of the figures on the topic connectivity, version
-// 1: docs/platform/schemas/connectivity.schema.json.
+// 1: docs/platform/schemas/connectivity.json.
 type message struct {
 	V       int               `json:"v"`
 	Gateway string            `json:"gateway"`
@@ -49,6 +49,7 @@ type messagePeriod struct {
 	From     int64  `json:"from"`
 	To       int64  `json:"to"`
 	Until    int64  `json:"until"`
+	Began    int64  `json:"began,omitempty"` // of the ledger, if that is within the period
 	Timezone string `json:"timezone"`
 }
 
@@ -97,6 +98,9 @@ func (f *Figures) Message(kind Period) ([]byte, error) {
 		V: 1, Gateway: f.Gateway, Group: f.Group, TS: f.Made.UnixMilli(), Labels: f.Labels, Rule: f.Rule, Ledger: f.LedgerFile != "", Totals: f.Totals,
 		Period:   messagePeriod{Kind: kind, From: f.From.UnixMilli(), To: f.To.UnixMilli(), Until: f.Until.UnixMilli(), Timezone: f.Rule.Timezone},
 		Machines: []messageMachine{}, Devices: []messageDevice{}, Listed: "all",
+	}
+	if !f.Began.IsZero() {
+		m.Period.Began = f.Began.UnixMilli()
 	}
 	if kind == Day {
 		m.Period.Date = f.From.Format(time.DateOnly)

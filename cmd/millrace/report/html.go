@@ -233,6 +233,9 @@ func weak(f *connectivity.Figures, t *text) []string {
 	if f.Rule.Unplanned {
 		all = append(all, t.S("unplanned"))
 	}
+	if f.Until.Before(f.To) {
+		all = append(all, fmt.Sprintf(t.S("weak.until"), f.Until.Format(minute)))
+	}
 	if !f.Began.IsZero() {
 		all = append(all, fmt.Sprintf(t.S("weak.began"), f.Began.Format(minute)))
 	}

@@ -390,3 +390,19 @@ func TestPercentFormat(t *testing.T) {
 		t.Errorf("shown as %q, want %q", shown, want)
 	}
 }
+
+// TestUnfinished: a period that is not over says so.
+func TestUnfinished(t *testing.T) {
+	t.Parallel()
+	f := site(t)
+	for lang, text := range map[string]string{"en": "The period is not over: these are the figures up to ", "zh": "统计周期尚未结束：以下为截至 "} {
+		if strings.Contains(render(t, f, report.HTML, lang), text) {
+			t.Errorf("%s: it is over", lang)
+		}
+		early := *f
+		early.Until = f.To.Add(-time.Hour)
+		if want := text + early.Until.Format("2006-01-02 15:04"); !strings.Contains(render(t, &early, report.HTML, lang), want) {
+			t.Errorf("%s: it does not say %q", lang, want)
+		}
+	}
+}

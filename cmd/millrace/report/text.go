@@ -97,6 +97,7 @@ func phrases() map[string][2]string { //nolint:funlen // a table
 		"parts":     {"Of an hour that is planned in part, its figures count by that part. Rates of readings are of the whole period, planned or not. Where only changes are sent, what has not changed is not to be delivered.", "仅部分时间有计划的小时按比例计入。数据类比率统计整个周期（不论是否计划生产）。只上送变化的测点，未变化的读数不计入应送。"},
 
 		"weak":         {"What to know of these figures", "数据说明"},
+		"weak.until":   {"The period is not over: these are the figures up to %s.", "统计周期尚未结束：以下为截至 %s 的数据。"},
 		"weak.began":   {"Counting began on %s: before, nothing is known.", "自 %s 起开始统计，此前没有数据。"},
 		"weak.stopped": {"The gateway's agent was stopped from %s to %s (%s).", "网关程序于 %s 至 %s 停止运行（%s）。"},
 		"weak.killed":  {"The gateway's agent ended without a word after %s and ran again from %s on (%s): what happened in the last minute before is not counted.", "网关程序在 %s 之后异常终止，于 %s 恢复运行（%s）：终止前最后一分钟的数据未计入。"},
