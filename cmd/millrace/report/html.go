@@ -233,6 +233,9 @@ func weak(f *connectivity.Figures, t *text) []string {
 	if f.Rule.Unplanned {
 		all = append(all, t.S("unplanned"))
 	}
+	if _, offset := f.From.Zone(); offset%3600 != 0 {
+		all = append(all, t.S("weak.zone"))
+	}
 	if f.Until.Before(f.To) {
 		all = append(all, fmt.Sprintf(t.S("weak.until"), f.Until.Format(minute)))
 	}

@@ -399,6 +399,11 @@ func TestUnfinished(t *testing.T) {
 		if strings.Contains(render(t, f, report.HTML, lang), text) {
 			t.Errorf("%s: it is over", lang)
 		}
+		india := *f
+		india.From = f.From.In(time.FixedZone("+05:30", 5*3600+1800))
+		if want := map[string]string{"en": "Counts are kept by hours of UTC.", "zh": "统计数据按 UTC 整点小时保存"}[lang]; !strings.Contains(render(t, &india, report.HTML, lang), want) {
+			t.Errorf("%s: it does not say %q", lang, want)
+		}
 		early := *f
 		early.Until = f.To.Add(-time.Hour)
 		if want := text + early.Until.Format("2006-01-02 15:04"); !strings.Contains(render(t, &early, report.HTML, lang), want) {

@@ -97,6 +97,7 @@ func phrases() map[string][2]string { //nolint:funlen // a table
 		"parts":     {"Of an hour that is planned in part, its figures count by that part. Rates of readings are of the whole period, planned or not. Where only changes are sent, what has not changed is not to be delivered.", "仅部分时间有计划的小时按比例计入。数据类比率统计整个周期（不论是否计划生产）。只上送变化的测点，未变化的读数不计入应送。"},
 
 		"weak":         {"What to know of these figures", "数据说明"},
+		"weak.zone":    {"Counts are kept by hours of UTC. In this time zone days and shifts do not begin with one: they are taken to begin up to 45 minutes earlier.", "统计数据按 UTC 整点小时保存，本时区的日界与班次不在整点：按最多提前 45 分钟计。"},
 		"weak.until":   {"The period is not over: these are the figures up to %s.", "统计周期尚未结束：以下为截至 %s 的数据。"},
 		"weak.began":   {"Counting began on %s: before, nothing is known.", "自 %s 起开始统计，此前没有数据。"},
 		"weak.stopped": {"The gateway's agent was stopped from %s to %s (%s).", "网关程序于 %s 至 %s 停止运行（%s）。"},
