@@ -63,6 +63,7 @@ func cmdReport(ctx context.Context, t terminal, args []string) int {
 		t.errorf("millrace report: %v\n", err)
 		return exitUsage
 	}
+	keepSmall()
 	f, err := reportFigures(ctx, cfg, from, to)
 	if err != nil {
 		t.errorf("millrace report: %v\n", err)

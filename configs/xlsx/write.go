@@ -2,9 +2,11 @@ package xlsx
 
 import (
 	"archive/zip"
+	"bytes"
 	"encoding/xml"
 	"fmt"
 	"io"
+	"iter"
 	"strconv"
 	"strings"
 )
@@ -60,6 +62,28 @@ type Sheet struct {
 	Widths []float64 // of the columns, in characters
 	Frozen int       // rows at the top that stay in view
 	Rows   [][]Cell
+	// More, if not nil, makes the rows behind those: of long sheets, one at a
+	// time.
+	More iter.Seq[[]Cell]
+}
+
+// all returns the rows with their numbers, from 1.
+func (s *Sheet) all() iter.Seq2[int, []Cell] {
+	return func(yield func(int, []Cell) bool) {
+		n := 0
+		next := func(row []Cell) bool {
+			n++
+			return yield(n, row)
+		}
+		for _, row := range s.Rows {
+			if !next(row) {
+				return
+			}
+		}
+		if s.More != nil {
+			s.More(next)
+		}
+	}
 }
 
 // Write writes a workbook. Excel computes its formulas anew when it is opened.
@@ -154,7 +178,7 @@ const styles = xml.Header + `<styleSheet xmlns="http://schemas.openxmlformats.or
 	`</cellXfs><cellStyles count="1"><cellStyle name="Normal" xfId="0" builtinId="0"/></cellStyles></styleSheet>`
 
 func (s *Sheet) write(w io.Writer) error {
-	var b strings.Builder
+	var b bytes.Buffer
 	b.WriteString(xml.Header + `<worksheet xmlns="http://schemas.openxmlformats.org/spreadsheetml/2006/main">`)
 	if s.Frozen > 0 {
 		fmt.Fprintf(&b, `<sheetViews><sheetView workbookViewId="0"><pane ySplit="%d" topLeftCell="A%d" activePane="bottomLeft" state="frozen"/></sheetView></sheetViews>`, s.Frozen, s.Frozen+1)
@@ -167,25 +191,24 @@ func (s *Sheet) write(w io.Writer) error {
 		b.WriteString(`</cols>`)
 	}
 	b.WriteString(`<sheetData>`)
-	for r, row := range s.Rows {
-		fmt.Fprintf(&b, `<row r="%d">`, r+1)
+	for r, row := range s.all() {
+		fmt.Fprintf(&b, `<row r="%d">`, r)
 		for c := range row {
-			row[c].write(&b, Ref(c, r+1))
+			row[c].write(&b, Ref(c, r))
 		}
 		b.WriteString(`</row>`)
 		if b.Len() > 64<<10 {
-			if _, err := io.WriteString(w, b.String()); err != nil {
+			if _, err := b.WriteTo(w); err != nil {
 				return err
 			}
-			b.Reset()
 		}
 	}
 	b.WriteString(`</sheetData></worksheet>`)
-	_, err := io.WriteString(w, b.String())
+	_, err := b.WriteTo(w)
 	return err
 }
 
-func (c *Cell) write(b *strings.Builder, ref string) {
+func (c *Cell) write(b *bytes.Buffer, ref string) {
 	switch {
 	case c.formula != "" && c.number != "":
 		fmt.Fprintf(b, `<c r="%s" s="%d"><f>%s</f><v>%s</v></c>`, ref, c.Style, escape(c.formula), c.number)

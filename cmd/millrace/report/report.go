@@ -4,6 +4,7 @@
 package report
 
 import (
+	"bytes"
 	"encoding/csv"
 	"encoding/json"
 	"fmt"
@@ -50,8 +51,9 @@ func writeJSON(w io.Writer, f *connectivity.Figures) error {
 	out := struct {
 		*connectivity.Figures
 
-		Indicators []rated `json:"indicators"`
-	}{Figures: f}
+		Indicators []rated               `json:"indicators"`
+		Devices    []connectivity.Device `json:"devices"`
+	}{Figures: f, Devices: []connectivity.Device{}}
 	for i := range f.Indicators {
 		r := rated{Indicator: f.Indicators[i]}
 		if rate, ok := r.Indicator.Rate(); ok {
@@ -59,9 +61,38 @@ func writeJSON(w io.Writer, f *connectivity.Figures) error {
 		}
 		out.Indicators = append(out.Indicators, r)
 	}
-	enc := json.NewEncoder(w)
-	enc.SetIndent("", " ")
-	if err := enc.Encode(out); err != nil {
+	data, err := json.MarshalIndent(out, "", " ")
+	if err != nil {
+		return fmt.Errorf("report: %w", err)
+	}
+	// The devices' outages may be many MB: they are written one device at a time.
+	const devices = "\n \"devices\": []"
+	before, after, _ := bytes.Cut(data, []byte(devices))
+	put := func(err error, parts ...[]byte) error {
+		for _, p := range parts {
+			if err == nil {
+				_, err = w.Write(p)
+			}
+		}
+		return err
+	}
+	err = put(nil, before, []byte(strings.TrimSuffix(devices, "]")))
+	for i := range f.Devices {
+		one, failed := json.MarshalIndent(&f.Devices[i], "  ", " ")
+		if failed != nil {
+			return fmt.Errorf("report: %w", failed)
+		}
+		mark := "\n  "
+		if i > 0 {
+			mark = ",\n  "
+		}
+		err = put(err, []byte(mark), one)
+	}
+	end := "]"
+	if len(f.Devices) > 0 {
+		end = "\n ]"
+	}
+	if err = put(err, []byte(end), after, []byte("\n")); err != nil {
 		return fmt.Errorf("report: %w", err)
 	}
 	return nil

@@ -239,13 +239,17 @@ func (b *workbook) series() xlsx.Sheet {
 func (b *workbook) outages() xlsx.Sheet {
 	zone := b.f.From.Location()
 	s := xlsx.Sheet{Name: b.t.S("sheet.outages"), Widths: []float64{20, 20, 20, 14, 80}, Frozen: 1, Rows: [][]xlsx.Cell{b.head("device", "from", "to", "length", "reason")}}
-	for i := range b.f.Devices {
-		for _, o := range b.f.Devices[i].Outage {
-			to, length := b.t.S("goeson"), b.f.Until.UnixMilli()-o.From
-			if o.To != 0 {
-				to, length = stamp(o.To, zone), o.To-o.From
+	s.More = func(yield func([]xlsx.Cell) bool) {
+		for i := range b.f.Devices {
+			for _, o := range b.f.Devices[i].Outage {
+				to, length := b.t.S("goeson"), b.f.Until.UnixMilli()-o.From
+				if o.To != 0 {
+					to, length = stamp(o.To, zone), o.To-o.From
+				}
+				if !yield([]xlsx.Cell{xlsx.Text(o.Device), xlsx.Text(stamp(o.From, zone)), xlsx.Text(to), xlsx.Number(float64(length)/1000, xlsx.Decimal), xlsx.Text(o.Reason)}) {
+					return
+				}
 			}
-			s.Rows = append(s.Rows, []xlsx.Cell{xlsx.Text(o.Device), xlsx.Text(stamp(o.From, zone)), xlsx.Text(to), xlsx.Number(float64(length)/1000, xlsx.Decimal), xlsx.Text(o.Reason)})
 		}
 	}
 	return s
