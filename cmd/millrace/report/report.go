@@ -4,6 +4,7 @@
 package report
 
 import (
+	"cmp"
 	"bytes"
 	"encoding/csv"
 	"encoding/json"
@@ -154,7 +155,7 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 		row[0], row[1] = t.csvKind("device"), d.ID
 		row = append(row, t.Yes(d.Networked), number(d.DeliveredSec), d.ID, number(d.Expected), number(d.Read), number(d.Good), number(d.Due), number(d.Delivered), number(lost),
 			number(d.AnsweringSec), number(d.PlannedSec), number(d.OnlineSec), number(d.DegradedSec), number(d.OfflineSec), number(d.Totals.Outages), number(d.Reconnects),
-			decimal(d.P50MS), decimal(d.P95MS))
+			decimal(d.P50MS), decimal(d.P95MS), plain(d.Evidence.Maker), plain(cmp.Or(d.Evidence.Model, d.Evidence.Product)), plain(d.Evidence.Serial))
 		rows = append(rows, row)
 	}
 	if err := c.WriteAll(rows); err != nil {

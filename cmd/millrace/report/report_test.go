@@ -146,6 +146,17 @@ func TestGolden(t *testing.T) {
 	}
 }
 
+// TestCSV: each row has all columns.
+func TestCSV(t *testing.T) {
+	t.Parallel()
+	for _, lang := range []string{"en", "zh"} {
+		rows, err := csv.NewReader(strings.NewReader(render(t, site(t), report.CSV, lang))).ReadAll() // it wants as many fields in each
+		if err != nil || len(rows) < 10 {
+			t.Errorf("%d rows, %v", len(rows), err)
+		}
+	}
+}
+
 // TestFigures: what the golden files show is right.
 func TestFigures(t *testing.T) {
 	t.Parallel()
