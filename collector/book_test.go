@@ -146,6 +146,42 @@ func TestBookLost(t *testing.T) {
 	}
 }
 
+// TestBookFilled: of an outage, what the device's own memory had is read, in the
+// hours in which it was due: of all tags, of those of which nothing is missing,
+// or of none.
+func TestBookFilled(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		o    protocols.Outage
+		read int64 // of 100 s: 210 readings were due
+	}{
+		"all of it":            {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3, Read: 3, Values: 9}, 210},
+		"nothing had changed":  {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3}, 210},
+		"over a restart":       {protocols.Outage{Cause: protocols.OutageRestart, Tags: 3, Read: 3}, 210},
+		"two of three tags":    {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3, Read: 2, NoHistory: 1}, 100}, // of each group, rounded down
+		"only a part of it":    {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3, Read: 3, Partly: 3}, 0},
+		"no history":           {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3, NoHistory: 3}, 0},
+		"it was not read":      {protocols.Outage{Cause: protocols.OutageConnection, Tags: 3, Why: "history: 0s"}, 0},
+		"a full queue, unread": {protocols.Outage{Cause: protocols.OutageOverflow, Tags: 3, NoHistory: 3}, 0},
+		"no tags":              {protocols.Outage{Cause: protocols.OutageConnection}, 0},
+	} {
+		b := newBookClock(t)
+		d, err := newDevice(watchedDevice(), Options{Ledger: b.l, Appender: nullAppender{}, Log: slog.New(slog.DiscardHandler), Now: b.now, State: func(DeviceState) {}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		d.start()
+		c.o.From = b.wall
+		b.wall = b.wall.Add(100 * time.Second)
+		c.o.To = b.wall
+		d.countUp()
+		d.bookFilled(&c.o)
+		if n := b.counts(); n.Read != c.read || n.Good != c.read || n.Expected != 210 {
+			t.Errorf("%s: %d due, %d read, %d good, want %d", name, n.Expected, n.Read, n.Good, c.read)
+		}
+	}
+}
+
 // refusing is a buffer that takes nothing for a while.
 type refusing struct {
 	*fakeBuffer
