@@ -3,6 +3,7 @@ package main
 import (
 	"log/slog"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -113,11 +114,13 @@ func TestCountedUplinkChanges(t *testing.T) {
 	if _, err := a.learnSchema(schema.ID(), protocols.AppendSchema(nil, schema)); err != nil {
 		t.Fatal(err)
 	}
-	now := tallyHour.Add(time.Minute)
+	var clock atomic.Int64 // ms
+	clock.Store(tallyHour.Add(time.Minute).UnixMilli())
+	now := func() time.Time { return time.UnixMilli(clock.Load()) }
 	open := func() {
 		var err error
 		a.log = slog.New(slog.DiscardHandler)
-		if a.buf, err = buffer.Open(buffer.Options{Dir: filepath.Join(t.TempDir(), "buffer"), Stream: "S", Uplinks: []string{"other", "platform"}, Now: func() time.Time { return now }}); err != nil {
+		if a.buf, err = buffer.Open(buffer.Options{Dir: filepath.Join(t.TempDir(), "buffer"), Stream: "S", Uplinks: []string{"other", "platform"}, Now: now}); err != nil {
 			t.Fatal(err)
 		}
 		t.Cleanup(func() { _ = a.buf.Close() })
@@ -127,17 +130,17 @@ func TestCountedUplinkChanges(t *testing.T) {
 	cfg.Connectivity.Uplink = "platform"
 	a.count(cfg)
 	platform, other := a.newTally("platform"), a.newTally("other")
-	before, after := mqtt.Handed{Schema: schema.ID(), Time: now.UnixMilli(), Sent: 2}, mqtt.Handed{Schema: schema.ID(), Time: now.Add(10 * time.Second).UnixMilli(), Sent: 2}
+	before, after := mqtt.Handed{Schema: schema.ID(), Time: clock.Load(), Sent: 2}, mqtt.Handed{Schema: schema.ID(), Time: clock.Load() + 10_000, Sent: 2}
 	platform.handed(1, before)
 	platform.acked(1, "")
-	now = now.Add(5 * time.Second)
+	clock.Add(5000)
 	cfg.Connectivity.Uplink = "other"
 	for range 2 { // a reload, and a start
 		a.count(cfg)
 		other.handed(1, before) // delivered by the old one already
 		other.acked(1, "")
 		a.books.counted.Store(&countedUplinks{countedUplink: countedOf(cfg, "other")})
-		now = now.Add(time.Second)
+		clock.Add(1000)
 	}
 	a.count(cfg)
 	platform.handed(2, before) // it was behind
