@@ -48,7 +48,7 @@ func (b *bus) Identify(ctx context.Context, d *protocols.Device) (protocols.Iden
 		bus: b, session: b.session,
 		devices: indexOf(b.session.namespaces, devicesURI), machinery: indexOf(b.session.namespaces, machineryURI),
 	}
-	who, err := n.identity(ctx, d)
+	who, err := n.identity(aside(ctx), d)
 	if err == nil {
 		return who, nil
 	}
@@ -232,7 +232,8 @@ func isPlaceholder(name, text string) bool {
 	if strings.EqualFold(strings.ReplaceAll(text, " ", ""), name) {
 		return true
 	}
-	if name == "SerialNumber" && len(text) >= 5 && (strings.HasPrefix("1234567890", text) || strings.HasPrefix("0123456789", text)) {
+	const sample = "01234567890"
+	if at := strings.Index(sample, text); name == "SerialNumber" && len(text) >= 5 && (at == 0 || at == 1) {
 		return true
 	}
 	switch text {

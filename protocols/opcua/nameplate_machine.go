@@ -122,7 +122,8 @@ func (n *nameplates) machineOf(ctx context.Context, d *protocols.Device, folder 
 		if err := b.browse(ctx, nodes, a); err != nil {
 			return nil, err
 		}
-		if a.climb(); a.lost || len(a.machines) > 1 {
+		a.climb()
+		if a.lost || len(a.machines) > 1 {
 			return nil, nil
 		}
 	}

@@ -37,11 +37,11 @@ const (
 func newSite(links ...string) *site {
 	s := &site{below: make(map[string][]string), above: make(map[string][]string), values: make(map[string]any)}
 	for _, l := range links {
-		switch {
-		case l[0] == '+':
+		switch l[0] {
+		case '+':
 			s.link(l[1:], l[1:]+".Identification")
 			s.plate(l[1:] + ".Identification")
-		case l[0] == '*':
+		case '*':
 			s.plate(l[1:])
 		default:
 			up, down, _ := strings.Cut(l, ">")
@@ -415,5 +415,56 @@ func TestIdentifyIsStopped(t *testing.T) {
 	cancel()
 	if who, err := b.(protocols.Identifier).Identify(ctx, d); protocols.KindOf(err) != protocols.KindTimeout || who != (protocols.Identity{}) {
 		t.Errorf("%+v, %v", who, err)
+	}
+}
+
+// A server that is silent about its machines, but speaks otherwise: it is not
+// asked again and again, and the session is what it was.
+func TestSilentAboutMachines(t *testing.T) {
+	t.Parallel()
+	for name, limit := range map[string]time.Duration{"the request's time-out": 0, "the caller's": 200 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			life, goOn := context.WithCancel(t.Context())
+			t.Cleanup(goOn)
+			var asks atomic.Bool // from now on
+			var browsed atomic.Int32
+			srv, _ := oneMachine().start(t, opcuatest.Options{Product: "Acme Server", Tamper: func(r ua.Response) {
+				if _, it := r.(*ua.BrowseResponse); it && asks.Load() {
+					browsed.Add(1)
+					<-life.Done()
+				}
+			}})
+			d := device(srv.Endpoint(), "ns=2;s=alive")
+			d.Timeout = 300 * time.Millisecond
+			b := open(t, driver(t), d)
+			connect(t, b)
+			if err := b.Subscribe(t.Context(), d, allTags(d)); err != nil {
+				t.Fatal(err)
+			}
+			next(t, b, 5*time.Second)
+			ctx := t.Context()
+			if limit > 0 {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithTimeout(ctx, limit)
+				defer cancel()
+			}
+			asks.Store(true)
+			who, err := b.(protocols.Identifier).Identify(ctx, d)
+			goOn()
+			if protocols.KindOf(err) != protocols.KindTimeout || who != (protocols.Identity{Software: "Acme Server"}) || browsed.Load() != 1 {
+				t.Errorf("%+v, %v, asked %d times", who, err, browsed.Load())
+			}
+			if err := srv.Set("ns=2;s=alive", int32(2)); err != nil {
+				t.Fatal(err)
+			}
+			if r := next(t, b, 5*time.Second); r.Err != nil {
+				t.Errorf("afterwards: %+v", r)
+			}
+			// A session that was taken for broken is left to the server.
+			if err := b.Close(); err != nil || srv.Sessions() != 0 {
+				t.Errorf("%v, %d sessions are left", err, srv.Sessions())
+			}
+		})
 	}
 }
