@@ -95,16 +95,26 @@ func (n *nameplates) software(ctx context.Context) (string, error) {
 	if err := n.bus.readMany(ctx, nodes, out); err != nil {
 		return "", err
 	}
-	maker, product, version := plateText("ManufacturerName", out[0]), plateText("ProductName", out[1]), plateText("SoftwareVersion", out[2])
-	// Products are often called by their maker's name and their own, or have
-	// their version in it.
-	if strings.HasPrefix(strings.ToLower(product), strings.ToLower(maker)) {
-		maker = ""
+	return softwareText(plateText("ManufacturerName", out[0]), plateText("ProductName", out[1]), plateText("SoftwareVersion", out[2])), nil
+}
+
+// softwareText puts together what a server says of its software. Products are
+// often called by their maker's name and their own, or have their version in
+// it; a version alone names nothing.
+func softwareText(maker, product, version string) string {
+	if product == "" {
+		product, maker = maker, ""
 	}
-	if product == version || strings.HasSuffix(product, " "+version) {
-		version = ""
+	if product == "" {
+		return ""
 	}
-	return strings.Join(slices.DeleteFunc([]string{maker, product, version}, func(s string) bool { return s == "" }), " "), nil
+	if maker != "" && !strings.HasPrefix(strings.ToLower(product), strings.ToLower(maker)) {
+		product = maker + " " + product
+	}
+	if version != "" && !strings.HasSuffix(product, " "+version) {
+		product += " " + version
+	}
+	return product
 }
 
 // plate reads the nameplate of a machine: of its Identification, or else of
