@@ -42,8 +42,11 @@ type browser struct {
 	most    int // nodes per Browse, as the server says
 	nodes   int // nodes per Browse, for now
 	refs    int // references per Browse; halved where answers are too large
-	req     ua.BrowseDescription
-	calls   int
+	// hasty: nothing is asked twice. A time-out ends it, and a node whose
+	// continuation point is lost has refused.
+	hasty bool
+	req   ua.BrowseDescription
+	calls int
 }
 
 // newBrowser returns a browser for all forward hierarchical references to
@@ -91,7 +94,11 @@ func (b *browser) browse(ctx context.Context, nodes []*ua.NodeID, sink browseSin
 			}
 			continue
 		}
-		if err := b.alone(ctx, nodes, again, sink); err != nil {
+		if b.hasty {
+			for _, lost := range again {
+				sink.refused(lost.i, lost.status)
+			}
+		} else if err := b.alone(ctx, nodes, again, sink); err != nil {
 			return err
 		}
 		b.pace(time.Since(began))
@@ -125,7 +132,7 @@ func (b *browser) afterError(ctx context.Context, err error, n int) (smaller boo
 	e := b.bus.explain(fmt.Sprintf("browsing %d nodes", n), err)
 	late := e.Kind == protocols.KindTimeout && ctx.Err() == nil
 	switch {
-	case ctx.Err() != nil || e.Kind == protocols.KindNotConnected || late && n == 1:
+	case ctx.Err() != nil || e.Kind == protocols.KindNotConnected || late && (n == 1 || b.hasty):
 		return false, e
 	case n > 1 && (late || wantsFewer(err) || e.Kind == protocols.KindMalformed):
 		b.nodes = max(1, n/4)

@@ -18,6 +18,8 @@ type bus struct {
 	driver *Driver
 	log    *slog.Logger
 	conf   *connConf
+	// devices is how many devices of the configuration are on it.
+	devices int
 
 	session  *session  // nil: not connected
 	survivor *survivor // what the connection before left behind; nil: nothing

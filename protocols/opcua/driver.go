@@ -58,6 +58,7 @@ var (
 	_ protocols.Subscriber = (*bus)(nil)
 	_ protocols.Adviser    = (*bus)(nil)
 	_ protocols.Ranger     = (*bus)(nil)
+	_ protocols.Identifier = (*bus)(nil)
 )
 
 // New returns a driver. It touches neither disk nor network.
@@ -210,7 +211,9 @@ func (d *Driver) Open(devices []*protocols.Device) (protocols.Bus, error) {
 			d.o.Log.Warn("connections with security will fail", "because", err)
 		}
 	}
-	return newBus(d, conf), nil
+	b := newBus(d, conf)
+	b.devices = len(devices)
+	return b, nil
 }
 
 func (d *Driver) connConf(devices []*protocols.Device) (*connConf, error) {

@@ -68,12 +68,39 @@ func TestNameplates(t *testing.T) {
 	command(t, s, "machine Saw M-2")
 	want("two machines", identify(t, s, "s=Int16"), protocols.Identity{})
 	want("the first of them", identify(t, s, "s=Mill.Speed"), machine("M-1"))
-	want("the second of them", identify(t, s, "s=Saw.Speed", "s=Int16"), machine("M-2"))
+	want("the second of them", identify(t, s, "s=Saw.Speed"), machine("M-2"))
+	want("one of them, and something else", identify(t, s, "s=Saw.Speed", "s=Int16"), protocols.Identity{})
 	want("both", identify(t, s, "s=Saw.Speed", "s=Mill.Speed"), protocols.Identity{})
 	command(t, s, "mute Saw")
 	want("one that says nothing", identify(t, s, "s=Saw.Speed"), protocols.Identity{})
 	for i := range 70 {
 		command(t, s, "machine More"+string(rune('A'+i%26))+string(rune('A'+i/26))+" X")
 	}
-	want("too many", identify(t, s, "s=Mill.Speed"), protocols.Identity{})
+	want("many", identify(t, s, "s=Mill.Speed"), machine("M-1"))
+	want("none of many", identify(t, s, "s=Int16"), protocols.Identity{})
+}
+
+// Machines and devices as they are made of the specifications' own types.
+func TestTypedNameplates(t *testing.T) {
+	t.Parallel()
+	s := startPeer(t, 0, "machines")
+	machine := protocols.Identity{Maker: "Acme 机床", Model: "M 500", Product: "AC-500", Serial: "M-1", Version: "2.1", Software: "Server Works UA 4.5.6"}
+	device := protocols.Identity{Maker: "Control Works", Model: "C 7", Serial: "P-M-1", Version: "V2.9", Software: "Server Works UA 4.5.6"}
+	command(t, s, "typed Mill M-1")
+	if who := identify(t, s, "s=Int16"); who != machine {
+		t.Errorf("one machine: %+v", who)
+	}
+	command(t, s, "typed Saw M-2")
+	if who := identify(t, s, "s=Mill.Speed"); who != machine {
+		t.Errorf("one of two: %+v", who)
+	}
+	// A control is no machine: of two machines it is not known whose it is.
+	if who := identify(t, s, "s=MillPLC.Speed"); who != (protocols.Identity{Software: machine.Software}) {
+		t.Errorf("the control of one of two: %+v", who)
+	}
+	command(t, s, "gone Mill")
+	command(t, s, "gone Saw")
+	if who := identify(t, s, "s=MillPLC.Speed"); who != device {
+		t.Errorf("the control of one, without machines: %+v", who)
+	}
 }

@@ -251,10 +251,23 @@ func sameLeaf(a, b []byte) bool {
 	return errA == nil && errB == nil && len(ca) > 0 && len(cb) > 0 && bytes.Equal(ca[0].Raw, cb[0].Raw)
 }
 
+// asideKey is what aside leaves in a context.
+type asideKey struct{}
+
+// aside is the context of what is asked beside the values: a server that is
+// silent about that need not be silent about them, so that it does not make
+// the session a broken one.
+func aside(ctx context.Context) context.Context {
+	return context.WithValue(ctx, asideKey{}, true)
+}
+
 // call sends a request of this session.
 func call[R ua.Response](ctx context.Context, s *session, req ua.Request) (R, error) {
 	res, err := answer[R](s.ch.request(ctx, req, s.token, s.ch.timeout))
-	s.note(err)
+	late := errors.Is(err, ua.StatusBadTimeout) || errors.Is(err, context.DeadlineExceeded)
+	if !late || ctx.Value(asideKey{}) == nil {
+		s.note(err)
+	}
 	return res, err
 }
 

@@ -28,12 +28,17 @@ func (s *Server) browseNode(b *ua.BrowseDescription, size int) *ua.BrowseResult 
 		}
 	}
 	switch {
-	case b.NodeID == nil || b.BrowseDirection == ua.BrowseDirectionInverse:
+	case b.NodeID == nil:
 		return &ua.BrowseResult{References: []*ua.ReferenceDescription{}}
 	case slices.Contains(s.o.Browse.Denied, b.NodeID.String()):
 		return &ua.BrowseResult{StatusCode: ua.StatusBadUserAccessDenied, References: []*ua.ReferenceDescription{}}
 	}
-	refs := s.references(b.NodeID)
+	var refs []*ua.ReferenceDescription
+	if b.BrowseDirection == ua.BrowseDirectionInverse {
+		refs = s.parents(b.NodeID)
+	} else {
+		refs = s.references(b.NodeID)
+	}
 	if mask := b.NodeClassMask; mask != 0 {
 		refs = slices.DeleteFunc(refs, func(r *ua.ReferenceDescription) bool { return uint32(r.NodeClass)&mask == 0 })
 	}

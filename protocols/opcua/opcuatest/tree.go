@@ -19,6 +19,13 @@ type Tree interface {
 	Attribute(node *ua.NodeID, attr ua.AttributeID) any
 }
 
+// UpwardTree is a Tree that can be browsed from below, too.
+type UpwardTree interface {
+	Tree
+	// Parents returns the inverse hierarchical references of a node.
+	Parents(node *ua.NodeID) []Child
+}
+
 // Child is a reference of a Tree.
 type Child struct {
 	Kind      uint32 // of the reference, such as id.HasComponent
@@ -113,16 +120,29 @@ func (s *Server) treeReferences(node *ua.NodeID) ([]*ua.ReferenceDescription, bo
 		return nil, false
 	}
 	kids, ok := s.o.Tree.Children(node)
-	refs := make([]*ua.ReferenceDescription, 0, len(kids))
-	for _, k := range kids {
+	return childReferences(kids, true), ok
+}
+
+func childReferences(all []Child, forward bool) []*ua.ReferenceDescription {
+	refs := make([]*ua.ReferenceDescription, 0, len(all))
+	for _, k := range all {
 		r := reference(k.Kind, k.Node, k.Name, k.Class, k.TypeOf)
-		r.BrowseName.NamespaceIndex = k.Namespace
+		r.BrowseName.NamespaceIndex, r.IsForward = k.Namespace, forward
 		if k.Server > 0 {
 			r.NodeID = ua.NewExpandedNodeID(k.Node, "", k.Server)
 		}
 		refs = append(refs, r)
 	}
-	return refs, ok
+	return refs
+}
+
+// parents returns the inverse hierarchical references of a node, as far as the
+// tree knows them.
+func (s *Server) parents(node *ua.NodeID) []*ua.ReferenceDescription {
+	if up, ok := s.o.Tree.(UpwardTree); ok {
+		return childReferences(up.Parents(node), false)
+	}
+	return []*ua.ReferenceDescription{}
 }
 
 // translate resolves browse paths by exact names.

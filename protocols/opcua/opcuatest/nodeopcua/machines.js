@@ -3,6 +3,9 @@
 //
 //   machine NAME SERIAL   adds one to /Objects/Machines, with the variable s=NAME.Speed in it
 //   device NAME SERIAL    adds one to /Objects/DeviceSet
+//   typed NAME SERIAL     adds one to /Objects/Machines, and a device NAMEPLC to /Objects/DeviceSet, made of
+//                         the types of the specifications; each has a variable s=NAME.Speed in it
+//   gone NAME             takes one away
 //   mute NAME             empties its texts
 "use strict";
 
@@ -52,6 +55,31 @@ module.exports = {
         SoftwareRevision: text(""), RevisionCounter: { dataType: DataType.Int32, value: -1 }, HardwareRevision: text("C"),
       });
     },
+    typed(name, serial) {
+      const di = space.getNamespaceIndex("http://opcfoundation.org/UA/DI/"), machinery = space.getNamespaceIndex("http://opcfoundation.org/UA/Machinery/");
+      const set = (of, values) => {
+        for (const [browseName, value] of Object.entries(values)) of.getChildByName(browseName, di).setValueFromSource(value);
+      };
+      const speed = (of, n) => own.addVariable({ componentOf: of, browseName: "Speed", nodeId: `s=${n}.Speed`, dataType: DataType.Double, value: { dataType: DataType.Double, value: 1.5 } });
+      const machine = own.addObject({ organizedBy: space.findNode(`ns=${machinery};i=1001`), browseName: name, nodeId: `s=${name}` });
+      speed(machine, name);
+      const id = space.findObjectType("MachineIdentificationType", machinery).instantiate({
+        browseName: { namespaceIndex: di, name: "Identification" }, namespace: own, optionals: ["Model", "ProductCode", "SoftwareRevision", "DeviceClass"],
+      });
+      machine.addReference({ referenceType: "HasAddIn", nodeId: id });
+      set(id, { Manufacturer: localized("Acme 机床"), Model: localized("M 500"), ProductCode: text("AC-500"), SerialNumber: text(serial), SoftwareRevision: text("2.1") });
+
+      const type = own.addObjectType({ browseName: `${name}PLCType`, subtypeOf: space.findObjectType("DeviceType", di) });
+      const plc = type.instantiate({ browseName: `${name}PLC`, nodeId: `s=${name}PLC`, componentOf: space.findNode(`ns=${di};i=5001`), optionals: ["Identification"] });
+      speed(plc, `${name}PLC`);
+      set(plc, {
+        Manufacturer: localized("Control Works"), Model: localized("C 7"), SerialNumber: text("P-" + serial), HardwareRevision: text("3"), SoftwareRevision: text("V2.9"),
+        DeviceRevision: text("1"), RevisionCounter: { dataType: DataType.Int32, value: -1 },
+      });
+      const group = plc.getChildByName("Identification", di);
+      for (const browseName of ["Manufacturer", "SerialNumber"]) group.addReference({ referenceType: "Organizes", nodeId: plc.getChildByName(browseName, di) });
+    },
+    gone: (name) => space.deleteNode(space.findNode(`ns=${own.index};s=${name}`)),
     mute(name) {
       for (const v of plates[name]) {
         const { dataType } = v.readValue().value;
