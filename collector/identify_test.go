@@ -167,6 +167,7 @@ func TestIdentifyInAGap(t *testing.T) {
 				d.Identify = true
 				apply(t, c, d)
 				advance(2 * time.Minute)
+				synctest.Wait() // so that it is through with at
 				if n := a.asked.Load(); n != 1 || at < load.min || at > load.min+5*time.Second {
 					t.Errorf("asked %d times, after %s", n, at)
 				}
