@@ -1,0 +1,126 @@
+package modbus
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+
+	"millrace/protocols"
+	"millrace/protocols/modbus/modbustest"
+)
+
+// farApart returns n tags that take a request each; each register of s holds
+// its address.
+func farApart(s *modbustest.Server, n int) (tags, want []string) {
+	for i := range n {
+		s.Unit(1).Holding.Set(100*i, uint16(100*i))
+		tags = append(tags, fmt.Sprint("hr:", 100*i))
+		want = append(want, fmt.Sprint(100*i))
+	}
+	return tags, want
+}
+
+// readConnected is read after what the bus does about a connection that broke
+// before its first answer.
+func readConnected(t *testing.T, b protocols.Bus, sc *scan, n int) ([]protocols.Reading, protocols.ScanResult) {
+	t.Helper()
+	out, res := read(t.Context(), sc, n)
+	if protocols.KindOf(res.Err) != protocols.KindNotConnected || res.Answers > 0 {
+		return out, res
+	}
+	_ = b.Close()
+	if err := b.Connect(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return read(t.Context(), sc, n)
+}
+
+// A device that gives only so many answers on a connection is read all the
+// same, all of it in each scan.
+func TestDeviceThatClosesAfterAnswers(t *testing.T) {
+	t.Parallel()
+	for _, scheme := range []string{"tcp", "rtu+tcp"} {
+		for _, answers := range []int{1, 2, 3} {
+			t.Run(fmt.Sprint(scheme, answers), func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t)
+				if err := s.ListenRTU(""); err != nil {
+					t.Fatal(err)
+				}
+				s.SetLimits(modbustest.Limits{MaxAnswers: answers})
+				tags, want := farApart(s, 6)
+				d := newDevice(s.Addr(), tags...)
+				if scheme == "rtu+tcp" {
+					d.Endpoint = "rtu+tcp://" + s.AddrRTU()
+				}
+				b, sc := openScan(t, d)
+				for range 4 {
+					out, res := readConnected(t, b, sc, len(tags))
+					wantReadings(t, out, want...)
+					if res.Err != nil {
+						t.Fatal(res.Err)
+					}
+				}
+			})
+		}
+	}
+}
+
+// A device that closes the connection when it is asked for one address spoils
+// nothing else, whether that is asked for first, last, or among others.
+func TestDeviceThatClosesAtOneAddress(t *testing.T) {
+	t.Parallel()
+	for _, inflight := range []int{1, 4} {
+		for at := range 6 {
+			t.Run(fmt.Sprintf("request %d, %d at once", at, inflight), func(t *testing.T) {
+				t.Parallel()
+				s := startServer(t)
+				tags, want := farApart(s, 6)
+				want[at] = string(protocols.Offline)
+				s.Unit(1).SetFaults(func(_ uint64, r modbustest.Request) modbustest.Fault {
+					return modbustest.Fault{HalfClose: int(r.Addr) == 100*at}
+				})
+				d := newDevice(s.Addr(), tags...)
+				d.Modbus.MaxInflight = inflight
+				b, sc := openScan(t, d)
+				readConnected(t, b, sc, len(tags))
+				for range 20 {
+					out, res := read(t.Context(), sc, len(tags))
+					wantReadings(t, out, want...)
+					wantError(t, res.Err, protocols.KindRefused, protocols.Offline, "unit 1", fmt.Sprint("holding ", 100*at), "closes the connection", "address")
+				}
+				// It is asked less and less often, each time over two connections.
+				if n := s.Accepted(); n > 20 {
+					t.Errorf("%d connections", n)
+				}
+				s.Unit(1).SetFaults(nil)
+				for range maxPause + 1 {
+					read(t.Context(), sc, len(tags))
+				}
+				if out, res := read(t.Context(), sc, len(tags)); res.Err != nil || text(out[at]) != fmt.Sprint(100*at) {
+					t.Errorf("when it is mended: %v", res.Err)
+				}
+			})
+		}
+	}
+}
+
+// A device that goes away in the middle of a scan is not asked for the rest.
+func TestDeviceThatGoesInTheMiddle(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	tags, want := farApart(s, 40)
+	d := newDevice(s.Addr(), tags...)
+	asked := uint64(0)
+	s.Unit(1).SetFaults(func(n uint64, _ modbustest.Request) modbustest.Fault {
+		asked = n
+		return modbustest.Fault{Reset: n > 10}
+	})
+	_, sc := openScan(t, d)
+	out, res := read(t.Context(), sc, len(tags))
+	if res.Answers != 10 || asked > 16 || s.Accepted() > 6 {
+		t.Errorf("%+v after %d requests over %d connections", res, asked, s.Accepted())
+	}
+	wantError(t, res.Err, protocols.KindNotConnected, protocols.Offline)
+	wantReadings(t, out, append(want[:10:10], slices.Repeat([]string{"offline"}, 30)...)...)
+}
