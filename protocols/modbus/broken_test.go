@@ -111,14 +111,12 @@ func TestDeviceThatGoesInTheMiddle(t *testing.T) {
 	s := startServer(t)
 	tags, want := farApart(s, 40)
 	d := newDevice(s.Addr(), tags...)
-	asked := uint64(0)
 	s.Unit(1).SetFaults(func(n uint64, _ modbustest.Request) modbustest.Fault {
-		asked = n
 		return modbustest.Fault{Reset: n > 10}
 	})
 	_, sc := openScan(t, d)
 	out, res := read(t.Context(), sc, len(tags))
-	if res.Answers != 10 || asked > 16 || s.Accepted() > 6 {
+	if asked := s.Unit(1).Requests(); res.Answers != 10 || asked > 16 || s.Accepted() > 6 {
 		t.Errorf("%+v after %d requests over %d connections", res, asked, s.Accepted())
 	}
 	wantError(t, res.Err, protocols.KindNotConnected, protocols.Offline)
