@@ -122,3 +122,33 @@ func TestDeviceThatGoesInTheMiddle(t *testing.T) {
 	wantError(t, res.Err, protocols.KindNotConnected, protocols.Offline)
 	wantReadings(t, out, append(want[:10:10], slices.Repeat([]string{"offline"}, 30)...)...)
 }
+
+// What is said of a connection that breaks names the next thing to check,
+// however the device ends it, and it is the same failure each time.
+func TestWordsOfBrokenConnections(t *testing.T) {
+	t.Parallel()
+	alike := map[string]bool{}
+	for scheme, words := range map[string][]string{
+		"tcp":     {"accept enough connections", "know the unit"},
+		"rtu+tcp": {"accept enough connections", "Or does this address speak Modbus TCP? Then write tcp://"},
+	} {
+		for _, f := range []modbustest.Fault{{Reset: true}, {HalfClose: true}} {
+			s := startServer(t)
+			if err := s.ListenRTU(""); err != nil {
+				t.Fatal(err)
+			}
+			s.Unit(1).SetFaults(modbustest.Always(f))
+			d := newDevice(s.Addr(), "hr:7")
+			if scheme == "rtu+tcp" {
+				d.Endpoint = "rtu+tcp://" + s.AddrRTU()
+			}
+			_, sc := openScan(t, d)
+			_, res := read(t.Context(), sc, 1)
+			wantError(t, res.Err, protocols.KindNotConnected, protocols.Offline, append(words, scheme+"://127.0.0.1:", "unit 1", "holding 7")...)
+			alike[protocols.AlikeOf(res.Err)] = true
+		}
+	}
+	if len(alike) != 1 {
+		t.Errorf("they are told apart: %v", alike)
+	}
+}
