@@ -152,3 +152,50 @@ func TestWordsOfBrokenConnections(t *testing.T) {
 		t.Errorf("they are told apart: %v", alike)
 	}
 }
+
+// A unit at which the gateway hangs up does not send the bus to its other
+// address while its neighbours answer on this one; when they don't, it goes.
+func TestHangUpIsNoReasonForTheFallback(t *testing.T) {
+	t.Parallel()
+	first, second := startServer(t), startServer(t)
+	for _, s := range []*modbustest.Server{first, second} {
+		s.Unit(2).SetFaults(modbustest.Always(modbustest.Fault{Reset: true}))
+	}
+	d := newDevice(first.Addr(), "hr:0")
+	d.Modbus.Fallback = "tcp://" + second.Addr()
+	dead := *d
+	dead.Modbus.Unit = 2
+	b, healthy := openScan(t, d)
+	sc, err := b.Plan(&dead, []int{0})
+	if err != nil {
+		t.Fatal(err)
+	}
+	again := func() {
+		t.Helper()
+		_ = b.Close()
+		if err := b.Connect(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	first.Unit(1).Holding.Set(0, 1)
+	second.Unit(1).Holding.Set(0, 2)
+	for range 3 {
+		if out, res := read(t.Context(), healthy, 1); text(out[0]) != "1" {
+			t.Fatalf("it reads %s: %v", text(out[0]), res.Err)
+		}
+		for range 2 { // as the collector does
+			if _, res := read(t.Context(), sc.(*scan), 1); protocols.KindOf(res.Err) != protocols.KindNotConnected {
+				t.Fatal(res.Err)
+			}
+			again()
+		}
+	}
+	first.Unit(1).SetFaults(modbustest.Always(modbustest.Fault{Reset: true}))
+	for range 2 {
+		read(t.Context(), healthy, 1)
+		again()
+	}
+	if out, res := read(t.Context(), healthy, 1); text(out[0]) != "2" {
+		t.Errorf("on the other address it reads %s: %v", text(out[0]), res.Err)
+	}
+}
