@@ -507,9 +507,10 @@ func (b *bus) noteUnit(d *device, res protocols.ScanResult, took time.Duration) 
 		if u.silent {
 			b.probes.answered()
 		}
-		u.silent, u.wants = false, nil
+		u.silent, u.probed, u.wants = false, false, nil
 		return
 	}
+	u.probed = u.silent
 	u.silent, u.lastProbe, u.wants = true, b.now(), nil
 	if protocols.KindOf(res.Err) == protocols.KindNotConnected {
 		took = max(took, d.cfg.Timeout) // a connection is worth that, although it breaks at once

@@ -427,3 +427,36 @@ func wantOthersServed(t *testing.T, c *Collector, dead func(*protocols.Device) b
 		}
 	}
 }
+
+// A unit that has just fallen silent is probed before those that have been for
+// long: it may have lost one answer only.
+func TestOneLostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lose atomic.Bool
+		l := &lineDriver{}
+		l.read = func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if d.Modbus.Unit > 4 || d.Modbus.Unit == 2 && lose.CompareAndSwap(true, false) {
+				return noAnswer(d, out)
+			}
+			return protocols.ScanResult{}
+		}
+		c, _ := lineCollector(t, l)
+		if err := c.Apply(lineUnits(10, 500*time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		scans := func(i int) uint64 { return c.Status()[i].Scans }
+		advance(5 * time.Minute)
+		dead := scans(9)
+		lose.Store(true)
+		before := scans(1)
+		advance(22 * time.Second) // one probe in 10 s
+		if n := scans(1) - before; n < 5 {
+			t.Errorf("the unit that lost an answer had %d scans in 22 s", n)
+		}
+		advance(2 * time.Minute)
+		if scans(9) == dead {
+			t.Error("a dead unit is not probed any more")
+		}
+		c.Stop()
+	})
+}

@@ -1,9 +1,14 @@
 package modbus
 
 import (
+	"encoding/binary"
 	"fmt"
+	"io"
+	"net"
 	"slices"
+	"sync"
 	"testing"
+	"time"
 
 	"millrace/protocols"
 	"millrace/protocols/modbus/modbustest"
@@ -198,4 +203,61 @@ func TestHangUpIsNoReasonForTheFallback(t *testing.T) {
 	if out, res := read(t.Context(), healthy, 1); text(out[0]) != "2" {
 		t.Errorf("on the other address it reads %s: %v", text(out[0]), res.Err)
 	}
+}
+
+// What a device server still has in its memory when a connection breaks comes
+// on the next one: it is not taken for the answer to what is asked there.
+func TestLateAnswerOnANewConnection(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	frame := func(values ...uint16) []byte {
+		f := []byte{1, 3, byte(2 * len(values))}
+		for _, v := range values {
+			f = binary.BigEndian.AppendUint16(f, v)
+		}
+		return binary.LittleEndian.AppendUint16(f, crc16(f))
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		behind := frame(111) // to the request at which the first connection breaks
+		for n := 0; ; n++ {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			in := make([]byte, rtuRequest)
+			for {
+				if _, err := io.ReadFull(c, in); err != nil || n == 0 && in[3] == 100 {
+					break
+				}
+				values := make([]uint16, in[5])
+				for i := range values {
+					values[i] = uint16(in[3]) + uint16(i)
+				}
+				answer := frame(values...)
+				if n == 1 { // it is one behind
+					answer, behind = behind, answer
+				}
+				_, _ = c.Write(answer) // it may have been closed
+			}
+			_ = c.Close()
+		}
+	})
+	t.Cleanup(wg.Wait)
+	t.Cleanup(func() { _ = l.Close() })
+	d := newDevice("", "hr:0", "hr:100", "hr:200")
+	d.Endpoint, d.Timeout = "rtu+tcp://"+l.Addr().String(), 100*time.Millisecond
+	b, sc := openScan(t, d)
+	for range 3 {
+		out, _ := readConnected(t, b, sc, 3)
+		for i, r := range out {
+			if r.Quality == protocols.Good && text(r) != fmt.Sprint(100*i) {
+				t.Errorf("holding %d reads %s", 100*i, text(r))
+			}
+		}
+	}
+	_ = b.Close()
 }
