@@ -3,6 +3,7 @@ package modbus
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -192,6 +193,58 @@ func TestBacklogOfALine(t *testing.T) {
 	}
 	if good < 12 {
 		t.Errorf("only %d of 32 are good", good)
+	}
+}
+
+// A unit that is back gives all that it was asked while it was away, more than
+// is remembered of it: what was forgotten is not believed either.
+func TestBacklogBeyondWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	const away = maxLate + 8
+	var heap [][]byte
+	d := newDevice("")
+	for n := range away {
+		d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprint("hr:", 1000*n), Type: fmt.Sprintf("uint16[%d]", n+1)})
+	}
+	d.Tags = append(d.Tags, protocols.Tag{Address: "hr:50000", Type: "uint16[1]"})
+	d.Endpoint = scriptedLine(t, func(i int, _ uint8, addr, count int, send func(time.Duration, []byte)) {
+		if i < away {
+			heap = append(heap, addressed(addr, count))
+			return
+		}
+		for n, f := range heap {
+			send(time.Duration(n)*time.Millisecond/2, f)
+		}
+		send(time.Duration(len(heap))*time.Millisecond/2, addressed(addr, count))
+		heap = nil
+	})
+	d.Timeout, d.Modbus.MaxGap = 10*time.Millisecond, 0
+	b, _ := openScan(t, d)
+	for n := range away { // each alone: they are all asked
+		sc, err := b.Plan(d, []int{n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read(t.Context(), sc.(*scan), 1)
+	}
+	sc, err := b.Plan(d, []int{away})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc.(*scan).pace.timeout = 300 * time.Millisecond
+	good := 0
+	for range 4 {
+		out, _ := read(t.Context(), sc.(*scan), 1)
+		if out[0].Quality != protocols.Good {
+			continue
+		}
+		good++
+		if v := out[0].Value.Elems()[0].AsUint(); v != 50000 {
+			t.Errorf("register 50000 reads %d", v)
+		}
+	}
+	if good == 0 {
+		t.Error("it is not read again")
 	}
 }
 
