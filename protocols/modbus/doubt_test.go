@@ -248,6 +248,57 @@ func TestBacklogBeyondWhatIsRemembered(t *testing.T) {
 	}
 }
 
+// Another master's request is heard while nothing is asked: it gets the time
+// for its answer, and if that comes later it is not taken for ours.
+func TestAnotherMasterIsHeard(t *testing.T) {
+	t.Parallel()
+	const answered = 110 * time.Millisecond // the other master is, after its request
+	for name, timeout := range map[string]time.Duration{"within our time-out": time.Second, "later": 60 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked time.Time
+			heard := make(chan struct{})
+			d := newDevice("", "hr:0", "hr:1000", "hr:1001", "hr:1002")
+			d.Endpoint = scriptedLine(t, func(i int, _ uint8, addr, count int, send func(time.Duration, []byte)) {
+				switch {
+				case i == 0:
+					send(0, addressed(addr, count))
+					time.AfterFunc(5*time.Millisecond, func() {
+						asked = time.Now()
+						send(0, withCRC(1, 3, 0x0b, 0xb8, 0, 1))
+						send(answered, addressed(3000, 1))
+						close(heard)
+					})
+				case i == 1 && timeout > answered && time.Since(asked) < answered:
+					t.Errorf("it asks %v after the other master did, before that has its answer", time.Since(asked))
+					fallthrough
+				default:
+					send(2*answered, addressed(addr, count)) // it is slow
+				}
+			})
+			d.Timeout = time.Second
+			b, _ := openScan(t, d)
+			one := func(tag int) *scan {
+				sc, err := b.Plan(d, []int{tag})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return sc.(*scan)
+			}
+			if out, res := read(t.Context(), one(0), 1); text(out[0]) != "0" {
+				t.Fatal(res.Err)
+			}
+			<-heard
+			<-time.After(30 * time.Millisecond) // the machine may be busy
+			sc := one(1)
+			sc.pace.timeout = timeout
+			if out, res := read(t.Context(), sc, 1); out[0].Quality == protocols.Good && text(out[0]) != "1000" || timeout > answered && res.Err != nil {
+				t.Errorf("register 1000 reads %s: %v", text(out[0]), res.Err)
+			}
+		})
+	}
+}
+
 // once has one answer go wrong.
 func once(f modbustest.Fault) modbustest.Plan {
 	done := false
