@@ -460,3 +460,44 @@ func TestOneLostAnswer(t *testing.T) {
 		c.Stop()
 	})
 }
+
+// A unit at which the connection broke is not silent: when there is one again,
+// it is read like its neighbours.
+func TestUnitAtWhichTheAdapterWent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone atomic.Bool
+		l := &lineDriver{}
+		l.connect = func(string) error {
+			if gone.Load() {
+				return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: "there is no serial port"}
+			}
+			return nil
+		}
+		l.read = func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if gone.Load() {
+				return hangsUp(d, out)
+			}
+			return protocols.ScanResult{}
+		}
+		c, _ := lineCollector(t, l)
+		if err := c.Apply(lineUnits(3, time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		advance(10 * time.Second)
+		gone.Store(true)
+		advance(3 * time.Second)
+		gone.Store(false)
+		advance(2 * time.Second)
+		before := map[string]uint64{}
+		for _, s := range c.Status() {
+			before[s.Config.ID] = s.Scans
+		}
+		advance(5 * time.Second)
+		for _, s := range c.Status() {
+			if n := s.Scans - before[s.Config.ID]; n < 4 {
+				t.Errorf("%s had %d scans in 5 s", s.Config.ID, n)
+			}
+		}
+		c.Stop()
+	})
+}
