@@ -399,8 +399,11 @@ func (b *bus) passOver(g *group, now time.Time) (turns int) {
 // In a session one device's silence holds up no other, and where all are
 // silent there is nobody to protect.
 func (b *bus) mustWait(g *group, now time.Time) bool {
-	if !g.dev.unit.silent || b.sub != nil || !b.connected || allSilent(b.units) {
+	if !g.dev.unit.silent || b.sub != nil || allSilent(b.units) {
 		return false
+	}
+	if !b.connected && now.Before(b.nextConnect) {
+		return false // it costs nothing, and hears why there is no connection
 	}
 	if now.Before(b.probes.next) {
 		return true
@@ -447,15 +450,18 @@ func (b *bus) scan(work context.Context, g *group) {
 		return
 	}
 	res, took := b.read(work, g)
+	gone := false // the connection is: nothing is known of the unit
 	if protocols.KindOf(res.Err) == protocols.KindNotConnected {
 		wasProven := b.proven
-		b.dropConnection(res.Err)
+		b.broke(d.unit, res)
 		// A device that closes idle connections has not failed: it gets a new
 		// connection at once. One that never answered on this one waits.
-		if wasProven && res.Answers == 0 && work.Err() == nil && b.connect(work, b.now()) {
-			res, took = b.read(work, g)
-			if protocols.KindOf(res.Err) == protocols.KindNotConnected {
-				b.dropConnection(res.Err)
+		if wasProven && res.Answers == 0 && work.Err() == nil {
+			if gone = !b.connect(work, b.now()); !gone {
+				res, took = b.read(work, g)
+			}
+			if !gone && protocols.KindOf(res.Err) == protocols.KindNotConnected {
+				b.broke(d.unit, res)
 			}
 		}
 	}
@@ -463,7 +469,9 @@ func (b *bus) scan(work context.Context, g *group) {
 		return // cut off by the stop: nothing is known about the device
 	}
 	d.scanned(g, res, took)
-	b.noteUnit(d.unit, res, took)
+	if !gone {
+		b.noteUnit(d, res, took)
+	}
 	if res.Learnt {
 		b.tellAdvice(d)
 	}
@@ -477,19 +485,37 @@ func (b *bus) scan(work context.Context, g *group) {
 	}
 }
 
-// noteUnit takes in what a scan showed of a unit.
-func (b *bus) noteUnit(u *unit, res protocols.ScanResult, took time.Duration) {
+// broke closes the connection that broke in a scan of u. Where it could be
+// made and others answer, it was closed because of u, as some gateways do when
+// a unit is dead: then it is u that has to wait, and not they.
+func (b *bus) broke(u *unit, res protocols.ScanResult) {
+	b.proven = b.proven || res.Answers > 0
+	others := func(o *unit) bool { return o != u && !o.silent }
+	if !b.proven && b.sub == nil && slices.ContainsFunc(b.units, others) {
+		b.disconnect() // the next scan connects
+		return
+	}
+	b.dropConnection(res.Err)
+}
+
+// noteUnit takes in what a scan of d showed of its unit.
+func (b *bus) noteUnit(d *device, res protocols.ScanResult, took time.Duration) {
+	u := d.unit
 	if res.Answers > 0 {
 		b.proven = b.connected
 		b.backoff = 0
 		if u.silent {
 			b.probes.answered()
 		}
-		u.silent, u.wants = false, nil
+		u.silent, u.probed, u.wants = false, false, nil
 		return
 	}
+	u.probed = u.silent
 	u.silent, u.lastProbe, u.wants = true, b.now(), nil
-	if b.connected && !allSilent(b.units) {
+	if protocols.KindOf(res.Err) == protocols.KindNotConnected {
+		took = max(took, d.cfg.Timeout) // a connection is worth that, although it breaks at once
+	}
+	if !allSilent(b.units) {
 		b.probes.failed(b.now(), took)
 	}
 }

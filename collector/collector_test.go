@@ -609,6 +609,13 @@ func TestRefusedSubscription(t *testing.T) {
 // answers again, the others are asked at once.
 func TestSilentBusComesBackWhole(t *testing.T) {
 	t.Parallel()
+	for _, silent := range []time.Duration{10 * time.Second, 20 * time.Second} { // the first to fall silent waits for its probe until then, or not any more
+		t.Run(silent.String(), func(t *testing.T) { silentBus(t, silent) })
+	}
+}
+
+func silentBus(t *testing.T, silent time.Duration) {
+	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		var dead atomic.Bool
 		f := &fakeDriver{read: func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
@@ -625,7 +632,7 @@ func TestSilentBusComesBackWhole(t *testing.T) {
 		_, buf := running(t, f, devs...)
 		advance(5 * time.Second)
 		dead.Store(true)
-		advance(20 * time.Second)
+		advance(silent)
 		dead.Store(false)
 		advance(8 * time.Second)
 		for _, id := range ids {

@@ -11,6 +11,7 @@ const probeShare = 20
 type unit struct {
 	key       string
 	silent    bool      // the last scan of any of its devices had no answer
+	probed    bool      // it is silent, and was so the time before
 	lastProbe time.Time // when it was asked last while it was silent
 	wants     *group    // a scan of it was due, and had to wait for its probe; nil: none
 }
@@ -32,18 +33,27 @@ func (p *probing) failed(now time.Time, took time.Duration) {
 // answered notes that a silent unit has answered.
 func (p *probing) answered() { p.next = time.Time{} }
 
-// turn returns the unit whose probe is due now; nil: none.
+// turn returns the unit whose probe is due now; nil: none. One that has just
+// fallen silent comes first: it may have lost one answer only.
 func (p *probing) turn(now time.Time, units []*unit) *unit {
 	if now.Before(p.next) {
 		return nil
 	}
 	var oldest *unit
 	for _, u := range units {
-		if u.wants != nil && (oldest == nil || u.lastProbe.Before(oldest.lastProbe)) {
+		if u.wants != nil && (oldest == nil || u.before(oldest)) {
 			oldest = u
 		}
 	}
 	return oldest
+}
+
+// before says that u is probed before o.
+func (u *unit) before(o *unit) bool {
+	if u.probed != o.probed {
+		return !u.probed
+	}
+	return u.lastProbe.Before(o.lastProbe)
 }
 
 // wake returns when the next probe is due; false: none is waited for.

@@ -349,3 +349,155 @@ func TestPanicOfAnInterruptingScan(t *testing.T) {
 		c.Stop()
 	})
 }
+
+// hangsUp is what a gateway does about a unit that it does not know: it closes
+// the connection.
+func hangsUp(d *protocols.Device, out []protocols.Reading) protocols.ScanResult {
+	advance(time.Millisecond)
+	for i := range out {
+		out[i].SetBad(protocols.Offline)
+	}
+	return protocols.ScanResult{Requests: 1, Err: &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: d.ID + ": the device closed the connection"}}
+}
+
+// Five units of 32, at whose requests the gateway closes the connection, leave
+// the others nearly all of their scans; so do five silent ones where each scan
+// has a connection of its own.
+func TestDeadUnitsAndConnections(t *testing.T) {
+	dead := func(d *protocols.Device) bool { return d.Modbus.Unit%7 == 1 }
+	for name, read := range map[string]func(*protocols.Device, []protocols.Reading) protocols.ScanResult{
+		"it closes the connection": hangsUp, "a connection for each scan": noAnswer,
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				l := &lineDriver{}
+				l.read = func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+					if dead(d) {
+						return read(d, out)
+					}
+					return protocols.ScanResult{}
+				}
+				c, buf := lineCollector(t, l)
+				units := lineUnits(32, 500*time.Millisecond)
+				for _, u := range units {
+					u.Modbus.CloseAfterScan = name == "a connection for each scan"
+				}
+				if err := c.Apply(units); err != nil {
+					t.Fatal(err)
+				}
+				wantOthersServed(t, c, dead)
+				for _, u := range units {
+					if got := buf.statesOf(u.ID); !dead(u) && !slices.Equal(got, []State{Degraded, Online}) {
+						t.Errorf("%s, which answers, was %v", u.ID, got)
+					}
+				}
+				connects := 0
+				for _, e := range l.logged() {
+					if e == "connect line" {
+						connects++
+					}
+				}
+				// Each probe spoils two connections, and there is one in 10 s.
+				if !units[0].Modbus.CloseAfterScan && connects > 200 {
+					t.Errorf("%d connections", connects)
+				}
+				c.Stop()
+			})
+		})
+	}
+}
+
+// wantOthersServed wants nearly all scans of the units that are not dead to
+// be made in ten minutes, and the dead ones to be probed.
+func wantOthersServed(t *testing.T, c *Collector, dead func(*protocols.Device) bool) {
+	t.Helper()
+	const settle, long = 20 * time.Second, 10 * time.Minute
+	advance(settle)
+	before := map[string]uint64{}
+	for _, s := range c.Status() {
+		before[s.Config.ID] = s.Scans
+	}
+	advance(long)
+	for _, s := range c.Status() {
+		switch n := s.Scans - before[s.Config.ID]; {
+		case dead(s.Config) && n == 0:
+			t.Errorf("%s is not probed", s.Config.ID)
+		case !dead(s.Config) && float64(n) < 0.95*long.Seconds():
+			t.Errorf("%s had %d scans in %v", s.Config.ID, n, long)
+		}
+	}
+}
+
+// A unit that has just fallen silent is probed before those that have been for
+// long: it may have lost one answer only.
+func TestOneLostAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var lose atomic.Bool
+		l := &lineDriver{}
+		l.read = func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if d.Modbus.Unit > 4 || d.Modbus.Unit == 2 && lose.CompareAndSwap(true, false) {
+				return noAnswer(d, out)
+			}
+			return protocols.ScanResult{}
+		}
+		c, _ := lineCollector(t, l)
+		if err := c.Apply(lineUnits(10, 500*time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		scans := func(i int) uint64 { return c.Status()[i].Scans }
+		advance(5 * time.Minute)
+		dead := scans(9)
+		lose.Store(true)
+		before := scans(1)
+		advance(22 * time.Second) // one probe in 10 s
+		if n := scans(1) - before; n < 5 {
+			t.Errorf("the unit that lost an answer had %d scans in 22 s", n)
+		}
+		advance(2 * time.Minute)
+		if scans(9) == dead {
+			t.Error("a dead unit is not probed any more")
+		}
+		c.Stop()
+	})
+}
+
+// A unit at which the connection broke is not silent: when there is one again,
+// it is read like its neighbours.
+func TestUnitAtWhichTheAdapterWent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var gone atomic.Bool
+		l := &lineDriver{}
+		l.connect = func(string) error {
+			if gone.Load() {
+				return &protocols.Error{Kind: protocols.KindNotConnected, Reason: protocols.Offline, Text: "there is no serial port"}
+			}
+			return nil
+		}
+		l.read = func(d *protocols.Device, _ []int, out []protocols.Reading) protocols.ScanResult {
+			if gone.Load() {
+				return hangsUp(d, out)
+			}
+			return protocols.ScanResult{}
+		}
+		c, _ := lineCollector(t, l)
+		if err := c.Apply(lineUnits(3, time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		advance(10 * time.Second)
+		gone.Store(true)
+		advance(3 * time.Second)
+		gone.Store(false)
+		advance(2 * time.Second)
+		before := map[string]uint64{}
+		for _, s := range c.Status() {
+			before[s.Config.ID] = s.Scans
+		}
+		advance(5 * time.Second)
+		for _, s := range c.Status() {
+			if n := s.Scans - before[s.Config.ID]; n < 4 {
+				t.Errorf("%s had %d scans in 5 s", s.Config.ID, n)
+			}
+		}
+		c.Stop()
+	})
+}

@@ -28,6 +28,7 @@ type bus struct {
 	units     map[uint8]*unit
 	heard     bool // something was answered on this connection
 	spoke     bool // something was ever answered
+	missed    bool // a unit that had answered the last time did not on this connection
 	// unanswered is how many scans in a row, whosever, got no answer, and
 	// silent the units that they were of.
 	unanswered int
@@ -43,7 +44,7 @@ func (b *bus) Connect(ctx context.Context) error {
 	for range b.links {
 		err := b.transport.connect(ctx, b.timeout)
 		if err == nil {
-			b.heard = false
+			b.heard, b.missed = false, false
 			b.sayAddress()
 			return nil
 		}
@@ -86,10 +87,12 @@ func (b *bus) sayAddress() {
 const deafScans = 3
 
 // Close implements protocols.Bus. A connection on which nothing was ever
-// answered, or nothing any more, makes the next one go to the other address.
+// answered, or nothing any more, makes the next one go to the other address,
+// unless only units were asked that are silent while others are not.
 func (b *bus) Close() error {
 	err := b.transport.close()
-	if len(b.links) > 1 && (!b.heard || b.unanswered >= deafScans) {
+	deaf := !b.heard && (b.missed || b.allSilent())
+	if len(b.links) > 1 && (deaf || b.unanswered >= deafScans) {
 		b.unanswered = 0
 		b.use(b.at + 1)
 	}
@@ -100,12 +103,24 @@ func (b *bus) Close() error {
 // note takes in whether a scan of a unit was answered.
 func (b *bus) note(u *unit, answered bool) {
 	if answered {
-		b.unanswered, u.spoke, b.spoke = 0, true, true
+		b.unanswered, u.silent, u.spoke, b.spoke = 0, false, true, true
 		clear(b.silent)
 		return
 	}
 	b.unanswered++
 	b.silent[u.id] = true
+	b.missed = b.missed || !u.silent
+	u.silent = true
+}
+
+// allSilent says that no unit answered the last time that it was asked.
+func (b *bus) allSilent() bool {
+	for _, u := range b.units {
+		if !u.silent {
+			return false
+		}
+	}
+	return true
 }
 
 // Plan implements protocols.Bus.

@@ -3,6 +3,7 @@ package modbus
 import (
 	"context"
 	"encoding/binary"
+	"fmt"
 	"io"
 	"net"
 	"slices"
@@ -192,6 +193,109 @@ func TestBacklogOfALine(t *testing.T) {
 	}
 	if good < 12 {
 		t.Errorf("only %d of 32 are good", good)
+	}
+}
+
+// A unit that is back gives all that it was asked while it was away, more than
+// is remembered of it: what was forgotten is not believed either.
+func TestBacklogBeyondWhatIsRemembered(t *testing.T) {
+	t.Parallel()
+	const away = maxLate + 8
+	var heap [][]byte
+	d := newDevice("")
+	for n := range away {
+		d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprint("hr:", 1000*n), Type: fmt.Sprintf("uint16[%d]", n+1)})
+	}
+	d.Tags = append(d.Tags, protocols.Tag{Address: "hr:50000", Type: "uint16[1]"})
+	d.Endpoint = scriptedLine(t, func(i int, _ uint8, addr, count int, send func(time.Duration, []byte)) {
+		if i < away {
+			heap = append(heap, addressed(addr, count))
+			return
+		}
+		for n, f := range heap {
+			send(time.Duration(n)*time.Millisecond/2, f)
+		}
+		send(time.Duration(len(heap))*time.Millisecond/2, addressed(addr, count))
+		heap = nil
+	})
+	d.Timeout, d.Modbus.MaxGap = 10*time.Millisecond, 0
+	b, _ := openScan(t, d)
+	for n := range away { // each alone: they are all asked
+		sc, err := b.Plan(d, []int{n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		read(t.Context(), sc.(*scan), 1)
+	}
+	sc, err := b.Plan(d, []int{away})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc.(*scan).pace.timeout = 300 * time.Millisecond
+	good := 0
+	for range 4 {
+		out, _ := read(t.Context(), sc.(*scan), 1)
+		if out[0].Quality != protocols.Good {
+			continue
+		}
+		good++
+		if v := out[0].Value.Elems()[0].AsUint(); v != 50000 {
+			t.Errorf("register 50000 reads %d", v)
+		}
+	}
+	if good == 0 {
+		t.Error("it is not read again")
+	}
+}
+
+// Another master's request is heard while nothing is asked: it gets the time
+// for its answer, and if that comes later it is not taken for ours.
+func TestAnotherMasterIsHeard(t *testing.T) {
+	t.Parallel()
+	const answered = 110 * time.Millisecond // the other master is, after its request
+	for name, timeout := range map[string]time.Duration{"within our time-out": time.Second, "later": 60 * time.Millisecond} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var asked time.Time
+			heard := make(chan struct{})
+			d := newDevice("", "hr:0", "hr:1000", "hr:1001", "hr:1002")
+			d.Endpoint = scriptedLine(t, func(i int, _ uint8, addr, count int, send func(time.Duration, []byte)) {
+				switch {
+				case i == 0:
+					send(0, addressed(addr, count))
+					time.AfterFunc(5*time.Millisecond, func() {
+						asked = time.Now()
+						send(0, withCRC(1, 3, 0x0b, 0xb8, 0, 1))
+						send(answered, addressed(3000, 1))
+						close(heard)
+					})
+				case i == 1 && timeout > answered && time.Since(asked) < answered:
+					t.Errorf("it asks %v after the other master did, before that has its answer", time.Since(asked))
+					fallthrough
+				default:
+					send(2*answered, addressed(addr, count)) // it is slow
+				}
+			})
+			d.Timeout = time.Second
+			b, _ := openScan(t, d)
+			one := func(tag int) *scan {
+				sc, err := b.Plan(d, []int{tag})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return sc.(*scan)
+			}
+			if out, res := read(t.Context(), one(0), 1); text(out[0]) != "0" {
+				t.Fatal(res.Err)
+			}
+			<-heard
+			<-time.After(30 * time.Millisecond) // the machine may be busy
+			sc := one(1)
+			sc.pace.timeout = timeout
+			if out, res := read(t.Context(), sc, 1); out[0].Quality == protocols.Good && text(out[0]) != "1000" || timeout > answered && res.Err != nil {
+				t.Errorf("register 1000 reads %s: %v", text(out[0]), res.Err)
+			}
+		})
 	}
 }
 

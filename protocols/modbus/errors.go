@@ -84,12 +84,34 @@ func (s *scan) failure(r *request, err error) *protocols.Error {
 		}
 	default:
 		e.Reason = protocols.Offline
+		if isClosed(err) {
+			e.Alike, hint = "the connection broke", s.closedHint()
+		}
 	}
 	e.Text = asked + wire.what
 	if hint != "" {
 		e.Text += ": " + hint
 	}
 	return e
+}
+
+// isClosed says that the other side ended the connection; how it does so
+// depends on the moment.
+func isClosed(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)
+}
+
+// closedHint is what to check where the other side ended the connection.
+func (s *scan) closedHint() string {
+	switch line := s.bus.endpoints[s.bus.at]; {
+	case line.kind == linkSerial:
+		return "is the adapter plugged in?"
+	case line.kind == linkRTUTCP && !s.bus.spoke:
+		return "does it accept enough connections? Or does this address speak Modbus TCP? Then write tcp://"
+	case line.kind == linkRTUTCP:
+		return "does it accept enough connections?"
+	}
+	return "does it accept enough connections, and does it know the unit?"
 }
 
 // silenceHint is what to check where nothing was answered: of a unit, or of

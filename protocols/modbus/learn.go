@@ -35,6 +35,7 @@ type unit struct {
 	largest [4]int // the longest request that was answered, by table
 	window  window
 	spoke   bool // it has answered in this run
+	silent  bool // it did not the last time
 	// muteUntil is how long it is not asked again who it is.
 	muteUntil time.Time
 }

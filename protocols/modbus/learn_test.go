@@ -2,6 +2,7 @@ package modbus
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -141,6 +142,30 @@ func TestLimitIsLearnt(t *testing.T) {
 	before = u.Requests()
 	if _, res := read(t.Context(), sc, 250); res.Err != nil || !res.Learnt || u.Requests()-before != 3 {
 		t.Errorf("%d requests with the new configuration, %+v", u.Requests()-before, res)
+	}
+}
+
+// Exception 3 to a long request with gaps is for its length: the gaps are no
+// holes.
+func TestLimitIsLearntAcrossGaps(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	u := s.Unit(1)
+	u.Limit(40)
+	d := newDevice(s.Addr())
+	for i := range 80 {
+		d.Tags = append(d.Tags, protocols.Tag{Address: fmt.Sprint("hr:", 3*i)})
+	}
+	b, sc := openWith(t, Options{Memory: &memory{}}, d)
+	for range 10 {
+		if out, res := read(t.Context(), sc, 80); res.Err != nil || text(out[79]) != "0" {
+			t.Errorf("unexpected result %+v", res)
+		}
+	}
+	// Fourteen tags fill 40 registers.
+	advice := b.(protocols.Adviser).Advice(d)
+	if len(advice) != 1 || !strings.Contains(advice[0], "set max_registers: 40") || len(sc.requests) != 6 {
+		t.Errorf("%d requests, and the advice is %q", len(sc.requests), advice)
 	}
 }
 

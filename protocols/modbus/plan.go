@@ -31,6 +31,7 @@ type request struct {
 	tries     int        // after a time-out
 	together  bool       // others were under way beside it
 	alone     bool       // it was asked again without others beside it
+	tore      bool       // the connection broke while it alone was under way
 	busy      int        // how often the device was
 	notBefore time.Time  // it is asked again then
 }
@@ -38,7 +39,7 @@ type request struct {
 // begin forgets what became of r in an earlier scan.
 func (r *request) begin() {
 	r.answered, r.refused, r.halves, r.damage, r.tries, r.together, r.alone, r.busy = false, 0, nil, nil, 0, false, false, 0
-	r.notBefore = time.Time{}
+	r.notBefore, r.tore = time.Time{}, false
 }
 
 // newRequest returns the request for fields, which are sorted.

@@ -25,6 +25,9 @@ const (
 	// settleLimit is how long the line is waited for to be quiet, beside the
 	// time-out.
 	settleLimit = time.Second
+	// maxCrossed is how often a call is made in other parts because another
+	// master was heard to ask for as much, right before it was sent.
+	maxCrossed = 2
 	// slack is what an answer that has begun may come later than the line's
 	// speed says: adapters on USB hand on what they have every 1 to 16 ms.
 	slack = 100 * time.Millisecond
@@ -178,6 +181,11 @@ func (t *rtuTransport) run(c *call) error {
 			return errNotAsked
 		}
 		err := t.runParts(c)
+		for tries := 0; errors.Is(err, errNotAsked) && tries < maxCrossed; tries++ {
+			if t.parts = t.late.parts(c, t.parts[:0]); len(t.parts) > 0 {
+				err = t.runParts(c)
+			}
+		}
 		if exceptionCode(err) == 0 || t.parts[0].count <= int(c.count) {
 			return err
 		}
@@ -237,6 +245,9 @@ func (t *rtuTransport) runParts(c *call) error {
 func (t *rtuTransport) exchange(c *call) error {
 	if err := t.prepare(); err != nil {
 		return err
+	}
+	if !t.knock && t.late.expects(c.unit, c.function, c.dataBytes()) {
+		return errNotAsked // another master has asked for as much, just now
 	}
 	t.packager.SlaveId = c.unit
 	adu, err := t.packager.Encode(t.framer.request(c))

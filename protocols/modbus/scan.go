@@ -64,6 +64,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 	if s.auto {
 		p.most = s.unit.window.n
 	}
+	p.wanted = p.most
 	if len(s.fields) == 0 {
 		return p.result
 	}
@@ -114,12 +115,25 @@ type pass struct {
 	failed  bool          // something went wrong that more requests under way may be the cause of
 	tooMany bool          // a request that was not answered among others was answered alone
 	before  *request      // the one that was sent before, while it is under way
+
+	broken  bool // the connection broke and is to be made anew
+	fresh   bool // it was, and nothing was answered on it yet
+	closed  int  // requests in a row at which the device closed the connection
+	crowded bool // it closed it while several requests were under way
+	wanted  int  // calls under way at once, at the begin
 }
 
 // begin makes the transport ours; if that fails, r is not asked and the scan
 // is over.
 func (p *pass) begin(r *request) {
 	x, err := p.bus.transport.begin(p.ctx, p.pace)
+	if errors.Is(err, errNotConnected) && p.result.Answers > 0 {
+		// A scan that had its turn in the middle of this one has lost it.
+		if !p.reconnect() {
+			return
+		}
+		x, err = p.bus.transport.begin(p.ctx, p.pace)
+	}
 	if err != nil {
 		e := p.failure(r, err)
 		p.giveUp(e, e.Reason)
@@ -154,6 +168,7 @@ func (s *scan) anyDue() bool {
 // run works off the queue.
 func (p *pass) run() {
 	for {
+		p.mend()
 		p.fill()
 		switch {
 		case p.flying > 0:
@@ -175,6 +190,9 @@ func (p *pass) run() {
 
 // fill puts as many calls under way as there may be.
 func (p *pass) fill() {
+	if p.broken && p.over == nil {
+		return
+	}
 	for p.x == nil || p.flying < p.x.window(p.most) {
 		if p.flying > 0 && p.others != nil && p.others() {
 			return // they have their turn when these are through
@@ -250,7 +268,7 @@ func (p *pass) wait() {
 // letOthers lets another scan of the bus have its turn, if one is due: the
 // devices on it share it fairly, whatever the number of their requests.
 func (p *pass) letOthers() {
-	if p.flying > 0 || len(p.queue) == 0 || p.over != nil || p.others == nil || !p.others() {
+	if p.flying > 0 || len(p.queue) == 0 || p.over != nil || p.broken || p.others == nil || !p.others() {
 		return
 	}
 	p.x.end()
@@ -289,6 +307,9 @@ func (p *pass) ended(c *call) {
 		err = r.damage // says more than that the second answer did not come
 	}
 	e := p.failure(r, err)
+	if notConnected(err) && p.broken && p.over == nil {
+		e = p.closedAt(r, e)
+	}
 	r.refused = code
 	p.fail(r, e)
 	p.consider(r, e, code)
@@ -299,7 +320,7 @@ func (p *pass) answered() {
 	p.bus.heard = true
 	p.result.Answers++
 	p.result.Time = p.bus.now()
-	p.silent = 0
+	p.silent, p.closed, p.fresh = 0, 0, false
 }
 
 // again says that r is asked once more in this scan, and puts it into the
@@ -318,6 +339,10 @@ func (p *pass) again(r *request, err error, code byte) bool {
 		r.notBefore = time.Now().Add(wait)
 		p.queue = append(p.queue, r)
 		return true
+	case notConnected(err):
+		if !p.torn(r) {
+			return false
+		}
 	case errors.Is(err, errDamaged) && r.damage == nil:
 		r.damage = err
 	case isTimeoutError(err) && r.tries < p.retries && (p.healthy || p.result.Answers > 0):
@@ -360,7 +385,12 @@ func (p *pass) split(r *request, code byte) bool {
 func (p *pass) consider(r *request, e *protocols.Error, code byte) {
 	switch {
 	case e.Kind == protocols.KindNotConnected:
+		if p.result.Answers == 0 && p.over == nil {
+			p.first = p.behind(r) // it may be the one that is the reason
+		}
 		p.giveUp(e, protocols.Offline)
+	case p.broken:
+		r.holdBack()
 	case errors.Is(e, errStopped):
 		p.giveUp(e, e.Reason)
 	case e.Kind == protocols.KindTimeout, code == excGatewayPath, code == excGatewayTimed:
@@ -397,6 +427,9 @@ func (r *request) holdBack() {
 
 func (p *pass) giveUp(e *protocols.Error, why protocols.Reason) {
 	p.note(e)
+	if e.Kind == protocols.KindNotConnected {
+		p.result.Err = e // whatever failed before: the bus has to know
+	}
 	if p.over == nil {
 		p.over, p.why = e, why
 	}
@@ -428,7 +461,11 @@ func (p *pass) learn() {
 			w.shrink()
 		}
 		if p.result.Answers > 0 {
-			w.scanned(len(p.requests), !p.failed, p.most, time.Since(p.start))
+			at := p.most
+			if p.crowded {
+				at = p.wanted
+			}
+			w.scanned(len(p.requests), !p.failed, at, time.Since(p.start))
 		}
 		if w.settled && w.n != p.unit.facts.Window {
 			p.unit.facts.Window = w.n

@@ -92,20 +92,7 @@ func setTermios(fd int, l line) error {
 	if err != nil {
 		return err
 	}
-	t.Iflag, t.Oflag, t.Lflag = 0, 0, 0
-	t.Cflag = unix.CS8 | unix.CREAD | unix.CLOCAL | unix.BOTHER
-	if l.parity != 'N' {
-		t.Cflag |= unix.PARENB
-		t.Iflag |= unix.INPCK // a character with a wrong parity is read as 0; the checksum finds it
-	}
-	if l.parity == 'O' {
-		t.Cflag |= unix.PARODD
-	}
-	if l.stop == 2 {
-		t.Cflag |= unix.CSTOPB
-	}
-	t.Ispeed, t.Ospeed = uint32(l.baud), uint32(l.baud)
-	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0 // 0 would read as the end of the file
+	l.apply(t)
 	if err := unix.IoctlSetTermios(fd, unix.TCSETS2, t); err != nil {
 		return err
 	}
@@ -121,6 +108,24 @@ func setTermios(fd int, l line) error {
 	return nil
 }
 
+// apply writes the settings l to t.
+func (l line) apply(t *unix.Termios) {
+	t.Iflag, t.Oflag, t.Lflag = 0, 0, 0
+	t.Cflag = unix.CS8 | unix.CREAD | unix.CLOCAL | unix.BOTHER
+	if l.parity != 'N' {
+		t.Cflag |= unix.PARENB
+		t.Iflag |= unix.INPCK // a character with a wrong parity is read as 0; the checksum finds it
+	}
+	if l.parity == 'O' {
+		t.Cflag |= unix.PARODD
+	}
+	if l.stop == 2 {
+		t.Cflag |= unix.CSTOPB
+	}
+	t.Ispeed, t.Ospeed = uint32(l.baud), uint32(l.baud)
+	t.Cc[unix.VMIN], t.Cc[unix.VTIME] = 1, 0 // 0 would read as the end of the file
+}
+
 // serialRS485 is the kernel's struct serial_rs485 (linux/serial.h).
 type serialRS485 struct {
 	flags, before, after uint32 // delays in ms
@@ -134,6 +139,12 @@ const (
 )
 
 func setRS485(fd int, r rs485) error {
+	s := r.kernel()
+	return ioctl(fd, unix.TIOCSRS485, unsafe.Pointer(&s)) //nolint:gosec // the kernel writes to it during the call
+}
+
+// kernel is r as the kernel wants it.
+func (r rs485) kernel() serialRS485 {
 	s := serialRS485{
 		flags:  rs485Enabled | rs485RTSOnSend,
 		before: uint32(r.before / time.Millisecond),
@@ -142,7 +153,7 @@ func setRS485(fd int, r rs485) error {
 	if r.low {
 		s.flags = rs485Enabled | rs485RTSAfterSend
 	}
-	return ioctl(fd, unix.TIOCSRS485, unsafe.Pointer(&s)) //nolint:gosec // the kernel writes to it during the call
+	return s
 }
 
 // setLowLatency asks the driver to hand on at once what has arrived: FTDI

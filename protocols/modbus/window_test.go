@@ -248,13 +248,12 @@ func TestScanLetsOthersIn(t *testing.T) {
 		if res := other.Read(t.Context(), out); res.Err != nil || text(out[0]) != "2" {
 			t.Errorf("the other reads %s, %v", text(out[0]), res.Err)
 		}
-		if turns == 5 { // it may lose the connection, too
+		if turns == 5 { // it may lose the connection, too: that harms nobody
 			_ = b.Close()
 		}
 	})
 	out, res := read(t.Context(), sc, 10)
-	if text(out[0]) != "1" || text(out[4]) != "0" || out[9].Reason != protocols.Offline || turns != 5 {
-		t.Errorf("after %d turns: %s, %s, %s", turns, text(out[0]), text(out[4]), text(out[9]))
+	if text(out[0]) != "1" || text(out[4]) != "0" || text(out[9]) != "0" || res.Err != nil || turns != 5 {
+		t.Errorf("after %d turns: %s, %s, %s, %v", turns, text(out[0]), text(out[4]), text(out[9]), res.Err)
 	}
-	wantError(t, res.Err, protocols.KindNotConnected, protocols.Offline)
 }

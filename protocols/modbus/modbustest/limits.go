@@ -2,6 +2,7 @@ package modbustest
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"time"
 )
@@ -24,6 +25,21 @@ type Limits struct {
 	// MaxInflight is how many requests of one connection may wait for their
 	// answers; those beyond are ignored.
 	MaxInflight int
+	// MaxAnswers is how many answers a connection gets; behind the last one it
+	// is closed.
+	MaxAnswers int
+}
+
+// errEnough ends a connection that has had all its answers.
+var errEnough = errors.New("no more answers on this connection")
+
+// answered counts an answer of the connection. The caller holds the lock.
+func (se *session) answered() error {
+	se.answers++
+	if l := se.server.limits.Load(); l != nil && l.MaxAnswers > 0 && se.answers >= l.MaxAnswers {
+		return errEnough
+	}
+	return nil
 }
 
 // SetLimits sets what s cannot do. Connections that there are go on;

@@ -23,10 +23,11 @@ type session struct {
 	waiting atomic.Int64 // requests that have been read and not answered
 	open    atomic.Int64 // those of them whose answers are not on their way, which the limits count
 
-	mu     sync.Mutex // guards what follows: of sending
-	out    [2 * maxFrame]byte
-	keeper keeper
-	last   time.Time // when the last answer was sent, if there are limits
+	mu      sync.Mutex // guards what follows: of sending
+	out     [2 * maxFrame]byte
+	keeper  keeper
+	last    time.Time // when the last answer was sent, if there are limits
+	answers int       // that were sent
 }
 
 // exchange is a request that is not answered at once.
@@ -187,10 +188,14 @@ func (se *session) answer(u *Unit, frame []byte, r Request) error {
 	se.mu.Lock()
 	defer se.mu.Unlock()
 	size := u.respond(time.Now(), frame, r, 0, se.out[:])
+	pieces := [][]byte{se.out[:size]}
 	if se.keeper.held != nil || se.keeper.rtu {
-		return se.sendLocked(se.keeper.frames(&Fault{}, se.out[:size], time.Time{})...)
+		pieces = se.keeper.frames(&Fault{}, se.out[:size], time.Time{})
 	}
-	return se.sendLocked(se.out[:size])
+	if err := se.sendLocked(pieces...); err != nil {
+		return err
+	}
+	return se.answered()
 }
 
 // sendLocked sends pieces. The caller holds the lock.
@@ -308,7 +313,18 @@ func (se *session) sendSpoilt(ctx context.Context, x *exchange) error {
 	if len(pieces) > 0 {
 		defer func() { se.server.noteSent(oldest) }()
 	}
-	if x.fault.Slowly <= 0 || len(pieces) == 0 {
+	if len(pieces) == 0 {
+		return nil
+	}
+	if err := se.sendPieces(ctx, x.fault.Slowly, pieces); err != nil {
+		return err
+	}
+	return se.answered()
+}
+
+// sendPieces sends pieces, byte by byte if that is to be slow.
+func (se *session) sendPieces(ctx context.Context, slowly time.Duration, pieces [][]byte) error {
+	if slowly <= 0 {
 		return se.sendLocked(pieces...)
 	}
 	for _, piece := range pieces {
@@ -316,7 +332,7 @@ func (se *session) sendSpoilt(ctx context.Context, x *exchange) error {
 			if err := se.sendLocked(piece[i : i+1]); err != nil {
 				return err
 			}
-			if err := pause(ctx, x.fault.Slowly); err != nil {
+			if err := pause(ctx, slowly); err != nil {
 				return err
 			}
 		}
