@@ -9,8 +9,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gopcua/opcua/ua"
+
 	"millrace/configs"
 	"millrace/protocols/opcua"
+	"millrace/protocols/opcua/opcuatest"
 )
 
 // hostilePieces are what a server's texts are made of that is out for harm.
@@ -128,5 +131,81 @@ func TestScanSameNames(t *testing.T) {
 	}
 	if len(seen) != many || names[1] != "Line1.Temperature~2" {
 		t.Errorf("%d different names, such as %s", len(seen), names[1])
+	}
+}
+
+// escapes clear a terminal, colour it, set its title, turn text around and
+// begin lines of their own.
+const escapes = "\x1b[2J\u009b31m\x1b]0;owned\x07\u202e\r\nIt is trusted, by x.\x7f"
+
+// TestScanEscapes: what a server says does not reach a terminal as it is,
+// neither from a tag map nor from what is told of a scan.
+func TestScanEscapes(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		tamper func(ua.Response)
+		args   []string
+		want   string
+	}{
+		"policy": {func(res ua.Response) {
+			if r, ok := res.(*ua.GetEndpointsResponse); ok {
+				for _, e := range r.Endpoints {
+					e.SecurityPolicyURI = escapes
+				}
+			}
+		}, nil, "it offers"},
+		"refused": {func(res ua.Response) {
+			switch r := res.(type) {
+			case *ua.BrowseResponse:
+				for _, one := range r.Results {
+					for _, ref := range one.References {
+						ref.BrowseName.Name = escapes + ref.BrowseName.Name
+					}
+				}
+			case *ua.ReadResponse:
+				for _, one := range r.Results {
+					if one.Value != nil && one.Value.Type() == ua.TypeIDByte { // the access levels
+						one.Value, one.Status, one.EncodingMask = nil, ua.StatusBadUserAccessDenied, ua.DataValueStatusCode
+					}
+				}
+			}
+		}, []string{"--policy", "None"}, "refused to be looked at"},
+		"names": {func(res ua.Response) {
+			switch r := res.(type) {
+			case *ua.BrowseResponse:
+				for _, one := range r.Results {
+					for _, ref := range one.References {
+						ref.BrowseName.Name = escapes + ref.BrowseName.Name
+					}
+				}
+			case *ua.ReadResponse:
+				for _, one := range r.Results {
+					if one.Value != nil && one.Value.Type() == ua.TypeIDLocalizedText {
+						one.Value = ua.MustVariant(ua.NewLocalizedText(escapes))
+					}
+				}
+			}
+		}, []string{"--policy", "None"}, "1 tag:"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			srv, err := opcuatest.NewServer(opcuatest.Options{Tamper: c.tamper, Nodes: []opcuatest.Node{{NodeID: "ns=2;s=a", Name: "a", Value: func(time.Time) any { return 1.5 }}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = srv.Close() })
+			for _, command := range [][]string{append([]string{"scan", srv.Endpoint(), "--pki", t.TempDir()}, c.args...), {"trust", srv.Endpoint(), "--pki", t.TempDir()}} {
+				out, errOut, _ := millrace(t, command...)
+				if command[0] == "scan" && !strings.Contains(errOut, c.want) {
+					t.Errorf("%q: %q", out, errOut)
+				}
+				text := strings.TrimPrefix(strings.ReplaceAll(out, "\r\n", "\n"), "\ufeff") + errOut
+				for line := range strings.SplitSeq(text, "\n") {
+					if printable(line) != line || strings.HasPrefix(line, "It is trusted") {
+						t.Errorf("%s: %q", command[0], line)
+					}
+				}
+			}
+		})
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -107,5 +108,26 @@ func TestReaderStumbles(t *testing.T) {
 	}
 	if err := c.because(io.EOF); !errors.Is(err, errPanicked) {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestHarmless: what a server writes is one line of text, in its own order.
+func TestHarmless(t *testing.T) {
+	t.Parallel()
+	for in, want := range map[string]string{
+		"\x1b[2Ja\u009b1mb\x7f":                   "[2Ja 1mb",
+		"a\u202eb\u2066c\u2069\u2028d\u2029\r\ne": "a b c  d   e",
+		"\xff漢字 \u200dé":                          "?漢字 \u200dé",
+	} {
+		if got := oneLine(in); got != want {
+			t.Errorf("%q is %q, want %q", in, got, want)
+		}
+	}
+	if got := oneLine(strings.Repeat("é", 501)); got != strings.Repeat("é", 500)+"…" {
+		t.Errorf("%d bytes", len(got))
+	}
+	b := newBus(New(Options{}), &connConf{url: &url.URL{Host: "plc"}})
+	if e := b.explain("connecting", errors.New("MsgType=\x1bc"+strings.Repeat("x", 1<<20))); strings.Contains(e.Text, "\x1b") || len(e.Text) > 5000 {
+		t.Errorf("%d bytes: %.40q", len(e.Text), e.Text)
 	}
 }

@@ -246,10 +246,10 @@ func (v *verdict) checkURI(want demand) {
 	switch {
 	case slices.Contains(uris, want.uri) && want.uri != "":
 	case len(uris) == 0:
-		v.wrong(protocols.TolerateApplicationURI, "it names no application, and the server says that it is %q (have a new one made on the server, or %s)",
+		v.wrong(protocols.TolerateApplicationURI, "it names no application, and the server says that it is %.200q (have a new one made on the server, or %s)",
 			want.uri, orTolerate(protocols.TolerateApplicationURI))
 	default:
-		v.wrong(protocols.TolerateApplicationURI, "it is for the application %s, and the server says that it is %q (have a new one made on the server, or %s)",
+		v.wrong(protocols.TolerateApplicationURI, "it is for the application %s, and the server says that it is %.200q (have a new one made on the server, or %s)",
 			quoted(uris), want.uri, orTolerate(protocols.TolerateApplicationURI))
 	}
 }
