@@ -243,7 +243,7 @@ func (job *scanJob) runWith(ctx context.Context, t terminal, dev *protocols.Devi
 	p.end()
 	interrupted := ctx.Err() != nil
 	if err != nil && len(m.tags) == 0 && !interrupted {
-		t.errorf("millrace scan: %s\n", job.advice(err))
+		t.errorf("millrace scan: %s\n", printable(job.advice(err)))
 		return exitFailed
 	}
 	m.finish()
@@ -334,7 +334,7 @@ func (job *scanJob) summary(r *scanResult, sum *opcua.BrowseSummary) string {
 		amount(uint64(s.Requests), "request", "requests"), (time.Duration(s.Seconds*1000) * time.Millisecond).String())
 	if s.Refused > 0 {
 		fmt.Fprintf(&b, "%s refused to be looked at, with what is below: %s%s. Another user may see more: --user.\n",
-			amount(uint64(s.Refused), "node", "nodes"), strings.Join(s.RefusedAt, ", "), dots(s.Refused > len(s.RefusedAt)))
+			amount(uint64(s.Refused), "node", "nodes"), printable(strings.Join(s.RefusedAt, ", ")), dots(s.Refused > len(s.RefusedAt)))
 	}
 	if s.Unreadable > 0 {
 		fmt.Fprintf(&b, "%s left out: this user must not read them.\n", amount(uint64(s.Unreadable), "variable", "variables"))
@@ -351,9 +351,9 @@ func (job *scanJob) summary(r *scanResult, sum *opcua.BrowseSummary) string {
 	}
 	switch {
 	case r.Error != "" && s.Tags > 0:
-		fmt.Fprintf(&b, "It is not all: %s. What was found until then was written.\n", r.Error)
+		fmt.Fprintf(&b, "It is not all: %s. What was found until then was written.\n", printable(r.Error))
 	case r.Error != "":
-		fmt.Fprintf(&b, "It is not all: %s.\n", r.Error)
+		fmt.Fprintf(&b, "It is not all: %s.\n", printable(r.Error))
 	case sum.Stopped:
 		fmt.Fprintf(&b, "It is not all: stopped after %d nodes; narrow it with a glob, or raise --max.\n", s.Nodes)
 	case s.Tags == 0 && sum.Objects > 0 && len(job.browse.Include) > 0:

@@ -150,7 +150,7 @@ func (job *trustJob) devices(t terminal) (found []*protocols.Device, code int) {
 func (job *trustJob) one(ctx context.Context, t terminal, driver *opcua.Driver, dev *protocols.Device, ask asker) int {
 	seen, err := driver.Inspect(ctx, dev)
 	if err != nil {
-		t.errorf("millrace trust: %v\n", err)
+		t.errorf("millrace trust: %s\n", printable(err.Error()))
 		return exitFailed
 	}
 	if !job.asJSON {

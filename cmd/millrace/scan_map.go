@@ -109,7 +109,7 @@ func mapCell(s string) string { return strings.ReplaceAll(s, "${", "$${") }
 // textCell is mapCell for text that a server chose and nothing depends on: a
 // spreadsheet must not take it for a formula.
 func textCell(s string) string {
-	if s != "" && strings.ContainsAny(s[:1], "=+-@") {
+	if startsFormula(s) {
 		s = "'" + s
 	}
 	return mapCell(s)

@@ -19,6 +19,7 @@ const maxTagName = 128
 func tagNames(paths [][]string) []string {
 	names := make([]string, len(paths))
 	taken := make(map[string]bool, len(paths))
+	last := make(map[string]int) // by the name, the last number it got
 	open := make([]int, len(paths))
 	for i := range open {
 		open[i] = i
@@ -47,22 +48,23 @@ func tagNames(paths [][]string) []string {
 		}
 		// The same to the very beginning: they are numbered.
 		for _, i := range whole {
-			names[i] = numbered(names[i], taken)
+			names[i] = numbered(names[i], taken, last)
 		}
 		open = rest
 	}
 	return names
 }
 
-// numbered returns a name that is not taken, and takes it.
-func numbered(name string, taken map[string]bool) string {
-	for n := 1; ; n++ {
+// numbered returns a name that is not taken, and takes it. last is where the
+// count goes on: a server may have 100,000 nodes of one name.
+func numbered(name string, taken map[string]bool, last map[string]int) string {
+	for n := last[name] + 1; ; n++ {
 		s := name
 		if n > 1 {
 			s = fmt.Sprintf("%s~%d", shorten(name, maxTagName-8), n)
 		}
 		if !taken[s] {
-			taken[s] = true
+			taken[s], last[name] = true, n
 			return s
 		}
 	}
@@ -79,10 +81,17 @@ func pathEnd(path []string, depth int) string {
 	name := strings.Join(parts, ".")
 	// What a spreadsheet would take for a formula, and blanks at either end,
 	// are no part of a name.
-	if strings.ContainsAny(name[:1], "=+-@'") {
+	if strings.HasPrefix(name, "'") || startsFormula(name) {
 		name = "_" + name
 	}
 	return shorten(name, maxTagName)
+}
+
+// startsFormula says that a spreadsheet takes a cell with that text for a
+// formula; those for East Asian languages know the wide signs too.
+func startsFormula(s string) bool {
+	r, _ := utf8.DecodeRuneInString(s)
+	return strings.ContainsRune("=+-@＝＋－＠", r)
 }
 
 // namePart makes a browse name fit to be a part of a tag's name.
@@ -109,7 +118,12 @@ func shorten(name string, most int) string {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(name)) // it never fails
 	mark := fmt.Sprintf("~%08x", h.Sum32())
-	return strings.TrimSpace(string(r[len(r)-most+len(mark):])) + mark
+	end := strings.TrimSpace(string(r[len(r)-most+len(mark):]))
+	if startsFormula(end) { // the "_" that kept it from being one was cut off
+		_, size := utf8.DecodeRuneInString(end)
+		end = "_" + end[size:]
+	}
+	return end + mark
 }
 
 // byPath orders tags by their paths, so that what belongs together stands

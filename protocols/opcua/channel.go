@@ -77,7 +77,7 @@ func hello(ctx context.Context, u *url.URL) (*uacp.Conn, error) {
 		ReceiveBufSize: chunkSize, SendBufSize: chunkSize, MaxChunkCount: maxChunks, MaxMessageSize: maxMessage,
 	})
 	if err == nil {
-		err = first.Handshake(ctx, u.String())
+		err = guarded(func() error { return first.Handshake(ctx, u.String()) })
 	}
 	if err == nil && first.ReceiveBufSize() < minServerChunk {
 		err = fmt.Errorf("the server takes only %d bytes at a time", first.ReceiveBufSize())

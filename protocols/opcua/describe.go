@@ -6,6 +6,7 @@ import (
 	"math"
 	"strings"
 	"time"
+	"unicode"
 
 	"github.com/gopcua/opcua/id"
 	"github.com/gopcua/opcua/ua"
@@ -189,18 +190,27 @@ func localText(dv *ua.DataValue) string {
 }
 
 // oneLine makes text of a server fit for a line of a file.
-func oneLine(s string) string {
+func oneLine(s string) string { return harmless(s, 500) }
+
+// harmless takes out of a text what a server may have put there for a terminal
+// or an editor to obey, and cuts it to that many characters.
+func harmless(s string, most int) string {
 	s = strings.Map(func(r rune) rune {
-		if isPlain(string(r)) {
-			return r
+		if unicode.IsControl(r) || turnsText(r) {
+			return ' '
 		}
-		return ' '
+		return r
 	}, strings.ToValidUTF8(s, "?"))
-	const most = 500
 	if r := []rune(s); len(r) > most {
 		s = string(r[:most]) + "…"
 	}
 	return strings.TrimSpace(s)
+}
+
+// turnsText says that a character ends a line, or has what follows shown in
+// another order than it is in.
+func turnsText(r rune) bool {
+	return r == '\u2028' || r == '\u2029' || r >= '\u202a' && r <= '\u202e' || r >= '\u2066' && r <= '\u2069'
 }
 
 // structure returns the structure that a property holds.

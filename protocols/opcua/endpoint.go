@@ -202,7 +202,7 @@ func offers(list []*ua.EndpointDescription) string {
 		if e == nil {
 			continue
 		}
-		policy := strings.TrimPrefix(e.SecurityPolicyURI, ua.SecurityPolicyURIPrefix)
+		policy := harmless(policyName(e.SecurityPolicyURI), 100)
 		if e.SecurityMode != ua.MessageSecurityModeNone {
 			policy += "/" + modeName(e.SecurityMode)
 		}

@@ -21,8 +21,11 @@ func (b *bus) explain(doing string, err error) *protocols.Error {
 		return known
 	}
 	kind, reason, text := b.classify(err)
-	return &protocols.Error{Kind: kind, Reason: reason, Text: b.conf.url.Host + ": " + doing + ": " + text, Err: err}
+	return &protocols.Error{Kind: kind, Reason: reason, Text: b.conf.url.Host + ": " + doing + ": " + harmless(text, maxErrorText), Err: err}
 }
+
+// maxErrorText is how much is said of an error: a server may have chosen it.
+const maxErrorText = 4000
 
 func (b *bus) classify(err error) (protocols.ErrorKind, protocols.Reason, string) {
 	var (

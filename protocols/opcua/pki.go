@@ -50,6 +50,7 @@ type store struct {
 	trusted, issuers []held
 	lists            []*x509.RevocationList
 	unreadable       []string // files that are there but say nothing, with the reason
+	unreadableLists  []string // the same of revocation lists
 }
 
 // read reads the directories. Files that are no certificates are passed over:
@@ -64,17 +65,10 @@ func (t trustList) read() (*store, error) {
 		return nil, fmt.Errorf("the directory of issuers' certificates: %w", err)
 	}
 	for _, dir := range []string{t.trusted, t.issuers} {
-		// A list that cannot be read must not let a revoked certificate in.
-		err := s.each(filepath.Join(dir, "crl"), []string{".crl", ".der", ".pem"}, func(path string, data []byte) {
-			found := len(s.lists)
-			for _, der := range blocks(data, "X509 CRL") {
-				if l, err := x509.ParseRevocationList(der); err == nil {
-					s.lists = append(s.lists, l)
-				}
-			}
-			if len(s.lists) == found {
-				s.unreadable = append(s.unreadable, path+" holds no revocation list")
-			}
+		// A list that cannot be read must not let a revoked certificate in: see
+		// checkRevocation.
+		err := each(filepath.Join(dir, "crl"), []string{".crl", ".der", ".pem"}, s.list, func(text string) {
+			s.unreadableLists = append(s.unreadableLists, text)
 		})
 		if err != nil {
 			return nil, fmt.Errorf("the directory of revocation lists: %w", err)
@@ -83,14 +77,26 @@ func (t trustList) read() (*store, error) {
 	return s, nil
 }
 
+// list takes the revocation lists in a file.
+func (s *store) list(path string, data []byte) {
+	for _, der := range blocks(data, "X509 CRL") {
+		l, err := x509.ParseRevocationList(der)
+		if err != nil {
+			s.unreadableLists = append(s.unreadableLists, path+" holds no revocation list")
+			return
+		}
+		s.lists = append(s.lists, l)
+	}
+}
+
 func (s *store) certs(dir string) ([]held, error) {
 	var all []held
 	for _, d := range []string{dir, filepath.Join(dir, "certs")} {
-		err := s.each(d, []string{".der", ".crt", ".cer", ".pem"}, func(path string, data []byte) {
+		err := each(d, []string{".der", ".crt", ".cer", ".pem"}, func(path string, data []byte) {
 			for _, c := range parseCerts(data) {
 				all = append(all, held{c, path})
 			}
-		})
+		}, func(text string) { s.unreadable = append(s.unreadable, text) })
 		if err != nil {
 			return nil, err
 		}
@@ -99,8 +105,9 @@ func (s *store) certs(dir string) ([]held, error) {
 }
 
 // each calls with what is in the files of a directory that have one of the
-// endings. There need be no such directory.
-func (s *store) each(dir string, endings []string, with func(path string, data []byte)) error {
+// endings, and unread with why a file was passed over. There need be no such
+// directory.
+func each(dir string, endings []string, with func(path string, data []byte), unread func(text string)) error {
 	files, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -108,18 +115,28 @@ func (s *store) each(dir string, endings []string, with func(path string, data [
 	if err != nil {
 		return err
 	}
+	if len(files) > maxStoreFiles {
+		unread(fmt.Sprintf("%s has more than %d files", dir, maxStoreFiles))
+	}
 	for _, f := range files[:min(len(files), maxStoreFiles)] {
 		if !slices.Contains(endings, strings.ToLower(filepath.Ext(f.Name()))) {
 			continue
 		}
 		path := filepath.Join(dir, f.Name())
 		info, err := os.Stat(path)
-		if err == nil && (info.Size() > maxCertFile || !info.Mode().IsRegular()) {
+		switch {
+		case err == nil && info.IsDir():
+			continue
+		case err == nil && !info.Mode().IsRegular():
+			unread(path + " is no file")
+			continue
+		case err == nil && info.Size() > maxCertFile:
+			unread(fmt.Sprintf("%s is larger than %d MiB", path, maxCertFile>>20))
 			continue
 		}
 		data, err := os.ReadFile(path)
 		if err != nil {
-			s.unreadable = append(s.unreadable, err.Error())
+			unread(err.Error())
 			continue
 		}
 		with(path, data)

@@ -389,10 +389,15 @@ func (s *secureChannel) read() {
 	in := chunkReader{in: bufio.NewReaderSize(s.conn, 4096), limit: s.conn.ReceiveBufSize()}
 	parts := make(map[uint32]*partial)
 	for {
-		c, err := in.next()
-		if err == nil {
-			err = s.handle(c, parts)
-		}
+		// The headers are gopcua's: where an int has 32 bits it takes a length
+		// of 1<<31 for one below zero, and panics.
+		err := guarded(func() error {
+			c, err := in.next()
+			if err != nil {
+				return err
+			}
+			return s.handle(c, parts)
+		})
 		if err == nil {
 			continue
 		}

@@ -112,6 +112,25 @@ func TestTamperedAnswers(t *testing.T) {
 	}
 }
 
+// TestWeakenedMode: who names a policy and no mode (millrace scan --policy)
+// gets the stronger mode, whoever is on the way.
+func TestWeakenedMode(t *testing.T) {
+	t.Parallel()
+	id := newIdentity(t)
+	srv := newServer(t, opcuatest.Options{Nodes: oneNode(), Identity: id, Tamper: func(res ua.Response) {
+		if r, ok := res.(*ua.GetEndpointsResponse); ok {
+			r.Endpoints = slices.DeleteFunc(r.Endpoints, func(e *ua.EndpointDescription) bool { return e.SecurityMode == ua.MessageSecurityModeSignAndEncrypt })
+		}
+	}})
+	d := secureDevice(srv, "Basic256Sha256")
+	err := open(t, trusting(t, id, nil), d).Connect(context.Background())
+	if protocols.KindOf(err) != protocols.KindUntrusted || !strings.Contains(err.Error(), "offers a stronger security than its first") {
+		t.Errorf("%v", err)
+	}
+	d.OPCUA.SecurityMode = "Sign"
+	connect(t, open(t, trusting(t, id, nil), d)) // what was asked for
+}
+
 // TestAutoTakesTheStrongest looks at what auto takes of what there is.
 func TestAutoTakesTheStrongest(t *testing.T) {
 	t.Parallel()

@@ -63,7 +63,7 @@ var (
 	// errShutOut is behind a channel that the server closed without a word.
 	errShutOut = errors.New("closed while the secure channel was opened")
 	// errDowngraded is behind a list of endpoints that was made weaker on its way.
-	errDowngraded = errors.New("the server offers a stronger security than its first, unprotected answer said; somebody may have changed that answer. Name the policy in security: {policy: …}")
+	errDowngraded = errors.New("the server offers a stronger security than its first, unprotected answer said; somebody may have changed that answer. Name policy and mode in security: {policy: …, mode: …}")
 )
 
 // openSession connects, checks who is there, and logs in.
@@ -214,9 +214,10 @@ func (d *Driver) login(ctx context.Context, s *session, cfg *uasc.Config, e *ua.
 	}
 	s.token = res.AuthenticationToken
 	s.bond = newBond(e, res)
-	if secure && conf.security.policy == policyAuto {
+	if secure {
 		// Part 4, 5.6.2: what was offered without protection, compared with
-		// what the server says under it.
+		// what the server says under it. Where a policy was named, the mode may
+		// still be open.
 		if best, err := conf.security.choose(res.ServerEndpoints, conf.url); err == nil && conf.security.strength(best) > conf.security.strength(e) {
 			return errDowngraded
 		}

@@ -246,10 +246,10 @@ func (v *verdict) checkURI(want demand) {
 	switch {
 	case slices.Contains(uris, want.uri) && want.uri != "":
 	case len(uris) == 0:
-		v.wrong(protocols.TolerateApplicationURI, "it names no application, and the server says that it is %q (have a new one made on the server, or %s)",
+		v.wrong(protocols.TolerateApplicationURI, "it names no application, and the server says that it is %.200q (have a new one made on the server, or %s)",
 			want.uri, orTolerate(protocols.TolerateApplicationURI))
 	default:
-		v.wrong(protocols.TolerateApplicationURI, "it is for the application %s, and the server says that it is %q (have a new one made on the server, or %s)",
+		v.wrong(protocols.TolerateApplicationURI, "it is for the application %s, and the server says that it is %.200q (have a new one made on the server, or %s)",
 			quoted(uris), want.uri, orTolerate(protocols.TolerateApplicationURI))
 	}
 }
@@ -292,8 +292,12 @@ func (v *verdict) checkUsage() {
 // lists, so an issuer without one is accepted, with a note. A list that was
 // put there is meant: if it is out of date, nobody knows what was revoked
 // since, and the connection is refused until there is a new one or the
-// configuration tolerates it.
+// configuration tolerates it. The same holds for one that cannot be read:
+// nobody knows whose it is, and whom it takes back.
 func (v *verdict) checkRevocation(s *store, want demand) {
+	if len(v.chain) > 1 && len(s.unreadableLists) > 0 {
+		v.wrong(protocols.TolerateRevocation, "%s (put a whole one there, or %s)", s.unreadableLists[0], orTolerate(protocols.TolerateRevocation))
+	}
 	for i := range v.chain[:len(v.chain)-1] {
 		child, issuer := v.chain[i], v.chain[i+1]
 		list, named := newestList(s.lists, issuer, !deprecated(want.policy))

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
+	"encoding/pem"
 	"errors"
 	"math/big"
 	"net"
@@ -284,6 +285,21 @@ func TestVerify(t *testing.T) {
 		"old list tolerated": {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "issuers/crl/m.crl": revocations(t, mid, gone)}, tolerate: []string{"revocation"}},
 		"list ends soon":     {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "issuers/crl/m.crl": revocations(t, mid, testNow().AddDate(0, 0, 2))}, note: "good only until 2026-06-03"},
 		"list by another":    {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "issuers/crl/r.crl": revocations(t, otherRoot, far)}, want: "is not signed by it"},
+
+		// A list that is there and says nothing may be the one that revokes it.
+		"half a list":           {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "trusted/crl/m.crl": revocations(t, mid, far, leaf)[:100]}, want: "m.crl holds no revocation list (put a whole one there, or security: {tolerate: [revocation]})"},
+		"half a list tolerated": {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "trusted/crl/m.crl": revocations(t, mid, far, leaf)[:100]}, tolerate: []string{"revocation"}},
+		"half a list, no chain": {sent: []*cert{self}, files: files{"trusted/a.der": self.Raw, "trusted/crl/m.crl": []byte("half")}},
+		"half a list, revoked": {
+			sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "trusted/crl/m.crl": revocations(t, mid, far, leaf), "issuers/crl/m.crl": {1}},
+			tolerate: []string{"revocation"}, want: "it was revoked",
+		},
+		"half of two lists": {
+			sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "trusted/crl/both.pem": slices.Concat(
+				pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: revocations(t, root, far)}),
+				pem.EncodeToMemory(&pem.Block{Type: "X509 CRL", Bytes: revocations(t, mid, far, leaf)[:100]}))}, want: "both.pem holds",
+		},
+		"a list too large": {sent: []*cert{leaf, mid}, files: files{"trusted/r.der": root.Raw, "trusted/crl/m.crl": make([]byte, maxCertFile+1)}, want: "m.crl is larger than 4 MiB"},
 
 		"client's": {
 			sent: []*cert{direct(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })}, files: files{"trusted/r.der": root.Raw},

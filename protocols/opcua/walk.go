@@ -369,7 +369,7 @@ func spotText(p *spot) string {
 		b.WriteByte('/')
 		writeName(&b, n.Name, true)
 	}
-	return b.String()
+	return oneLine(b.String()) // for a person, and of the server's choice
 }
 
 // enough is for browseSink.
