@@ -261,3 +261,29 @@ func TestLateAnswerOnANewConnection(t *testing.T) {
 	}
 	_ = b.Close()
 }
+
+// A device that closes the connection when it is asked for too much at once is
+// found out (max_inflight: auto), and no reading is lost to that.
+func TestInflightThatClosesTheConnection(t *testing.T) {
+	t.Parallel()
+	s := startServer(t)
+	s.Unit(1).SetAnswerTime(modbustest.AnswerTime{Time: 2 * time.Millisecond, Parallel: 8})
+	s.SetLimits(modbustest.Limits{MaxInflight: 3, Strict: true})
+	tags, want := farApart(s, 32)
+	d := newDevice(s.Addr(), tags...)
+	d.Modbus.MaxInflight = protocols.InflightAuto
+	b, sc := openScan(t, d)
+	for range 10 * windowScans {
+		out, res := readConnected(t, b, sc, len(tags))
+		wantReadings(t, out, want...)
+		if res.Err != nil {
+			t.Error(res.Err)
+		}
+		if sc.unit.window.settled {
+			break
+		}
+	}
+	if w := sc.unit.window; !w.settled || w.n > 3 || s.Accepted() > 10 {
+		t.Errorf("the window is %+v, after %d connections", w, s.Accepted())
+	}
+}

@@ -3,6 +3,7 @@ package modbus
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -100,8 +101,8 @@ func (b *bus) Close() error {
 	return err
 }
 
-// note takes in whether a scan of a unit was answered.
-func (b *bus) note(u *unit, answered bool) {
+// note takes in whether a scan of a unit was answered, and if not, why.
+func (b *bus) note(u *unit, answered bool, err error) {
 	if answered {
 		b.unanswered, u.silent, u.spoke, b.spoke = 0, false, true, true
 		clear(b.silent)
@@ -109,6 +110,9 @@ func (b *bus) note(u *unit, answered bool) {
 	}
 	b.unanswered++
 	b.silent[u.id] = true
+	if errors.Is(err, errMalformed) { // somebody is there
+		clear(b.silent)
+	}
 	b.missed = b.missed || !u.silent
 	u.silent = true
 }

@@ -392,6 +392,36 @@ func TestLoneRegisterComesBackAtOnce(t *testing.T) {
 	}
 }
 
+// Where something comes back that is no answer, somebody is there: a unit that
+// is silent beside it is not told that nobody is.
+func TestSomebodyOnTheLine(t *testing.T) {
+	t.Parallel()
+	s := modbustest.NewServer()
+	s.Unit(1).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
+	s.Unit(2).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
+	l := openLine(t, s, modbustest.LineOptions{})
+	var scans []*scan
+	var b protocols.Bus
+	for id := range uint8(3) {
+		d := newLineDevice(l.URL(), "hr:0")
+		d.Timeout, d.Modbus.Unit = 50*time.Millisecond, id+1
+		if b == nil {
+			b, _ = openScan(t, d)
+		}
+		sc, err := b.Plan(d, []int{0})
+		if err != nil {
+			t.Fatal(err)
+		}
+		scans = append(scans, sc.(*scan))
+	}
+	out := make([]protocols.Reading, 1)
+	for range 4 {
+		scans[0].Read(t.Context(), out)
+		scans[1].Read(t.Context(), out)
+		wantError(t, scans[2].Read(t.Context(), out).Err, protocols.KindTimeout, protocols.Timeout, "is unit id 3 right")
+	}
+}
+
 // Where none of several units answers, it is the line that is to be checked.
 func TestNobodyOnTheLine(t *testing.T) {
 	t.Parallel()

@@ -80,7 +80,7 @@ func (s *scan) Read(ctx context.Context, out []protocols.Reading) protocols.Scan
 		s.first = 0
 	}
 	s.healthy = p.result.Answers > 0
-	s.bus.note(s.unit, s.healthy)
+	s.bus.note(s.unit, s.healthy, p.result.Err)
 	p.learn()
 	return p.result
 }

@@ -128,11 +128,11 @@ func TestInflightIsFoundOut(t *testing.T) {
 		most     int // what may be found
 		least    int
 	}{
-		"bears two":           {limit: 2, parallel: 8, least: 1, most: 2},
-		"bears one":           {limit: 1, parallel: 1, least: 1, most: 1},
-		"bears eight":         {limit: 8, parallel: 8, least: 2, most: 8},
-		"no faster for more":  {limit: 16, parallel: 1, least: 1, most: 2},
-		"closes at the third": {limit: 16, parallel: 16, least: 2, most: 16},
+		"bears two":          {limit: 2, parallel: 8, least: 1, most: 2},
+		"bears one":          {limit: 1, parallel: 1, least: 1, most: 1},
+		"bears eight":        {limit: 8, parallel: 8, least: 2, most: 8},
+		"no faster for more": {limit: 16, parallel: 1, least: 1, most: 2},
+		"bears all":          {limit: 16, parallel: 16, least: 2, most: 16},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -25,6 +25,9 @@ type Limits struct {
 	// MaxInflight is how many requests of one connection may wait for their
 	// answers; those beyond are ignored.
 	MaxInflight int
+	// Strict closes the connection at a request that comes too soon, or is one
+	// too many, instead of ignoring it.
+	Strict bool
 	// MaxAnswers is how many answers a connection gets; behind the last one it
 	// is closed.
 	MaxAnswers int

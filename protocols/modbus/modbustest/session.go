@@ -134,6 +134,9 @@ func (se *session) handle(ctx context.Context, frame []byte) error {
 	}
 	if se.beyondLimits() {
 		se.server.ignored.Add(1)
+		if se.server.limits.Load().Strict {
+			return errEnough
+		}
 		return nil
 	}
 	n := u.requests.Add(1)
