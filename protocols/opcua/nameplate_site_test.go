@@ -224,6 +224,14 @@ func fails[R ua.Response](status ua.StatusCode) func(ua.Response) {
 func siteCases() map[string]siteCase {
 	big, bigTags := manyTags(twoMachines(), 300)
 	huge, hugeTags := manyTags(twoMachines(), 3000)
+	cells := twoMachines()
+	var cellTags []string
+	for i := range 15 {
+		cell := fmt.Sprintf("Mill.Cell%d", i)
+		cells.link("Mill", cell)
+		cells.link(cell, cell+".tag")
+		cellTags = append(cellTags, cell+".tag")
+	}
 	var parents []string
 	for i := range 40 {
 		parents = append(parents, fmt.Sprintf("Hall>View%d", i), fmt.Sprintf("View%d>Mill.tag", i))
@@ -241,29 +249,32 @@ func siteCases() map[string]siteCase {
 		"no machine":                              {site: newSite("Objects>Machines", "Objects>DeviceSet"), tags: []string{"x.tag"}},
 
 		// Of several, the one that all tags are below of.
-		"tags of the first":              {site: twoMachines(), tags: []string{"Mill.tag", "Mill.tag2"}, want: "SerialNumber of Mill"},
-		"tags of the second":             {site: twoMachines(), tags: []string{"Saw.tag"}, want: "SerialNumber of Saw"},
-		"tags of both":                   {site: twoMachines(), tags: []string{"Mill.tag", "Saw.tag"}},
-		"tags of none":                   {site: twoMachines(), tags: []string{"Hall.tag"}},
-		"a tag of one, and of none":      {site: twoMachines(), tags: []string{"Mill.tag", "Hall.tag"}},
-		"a tag that is not there":        {site: twoMachines(), tags: []string{"Mill.tag", "nowhere.tag"}},
-		"a tag of one, and the server's": {site: twoMachines(), tags: []string{"Mill.tag", "i=2258"}, want: "SerialNumber of Mill"},
-		"the server's tags alone":        {site: twoMachines(), tags: []string{"i=2258"}},
-		"no tags":                        {site: twoMachines()},
-		"a tag that both have":           {site: twoMachines("Mill>both.tag", "Saw>both.tag"), tags: []string{"both.tag"}},
-		"a tag that is in a folder too":  {site: twoMachines("Hall>Mill.tag"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
-		"machines that refer to another": {site: twoMachines("Mill>Saw", "Saw>Mill"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
-		"a machine in a machine":         {site: twoMachines("Mill>Saw"), tags: []string{"Saw.tag"}, want: "SerialNumber of Saw"},
-		"both, one in the other":         {site: twoMachines("Mill>Saw"), tags: []string{"Saw.tag", "Mill.tag"}},
-		"a loop above a tag":             {site: twoMachines("Mill.tag>Mill.Cell"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
-		"many views of a tag":            {site: twoMachines(parents...), tags: []string{"Mill.tag"}},
-		"300 tags, one of another":       {site: big, tags: bigTags},
-		"299 tags":                       {site: big, tags: bigTags[:299], want: "SerialNumber of Mill"},
-		"more tags than can be followed": {site: huge, tags: hugeTags[:2999]},
-		"devices, tags of one":           {site: newSite("Objects>DeviceSet").many("DeviceSet", 3), tags: []string{"M1.tag"}, want: "SerialNumber of M1"},
-		"10,000 devices, tags of one":    {site: newSite("Objects>DeviceSet").many("DeviceSet", 10_000), tags: []string{"M7777.tag"}, want: "SerialNumber of M7777"},
-		"10,000 devices, tags of none":   {site: newSite("Objects>DeviceSet").many("DeviceSet", 10_000), tags: []string{"Hall.tag"}},
-		"nodes do not say what is above": {site: func() *site { s := twoMachines(); s.flat = true; return s }(), tags: []string{"Mill.tag"}},
+		"tags of the first":                 {site: twoMachines(), tags: []string{"Mill.tag", "Mill.tag2"}, want: "SerialNumber of Mill"},
+		"tags of the second":                {site: twoMachines(), tags: []string{"Saw.tag"}, want: "SerialNumber of Saw"},
+		"tags of both":                      {site: twoMachines(), tags: []string{"Mill.tag", "Saw.tag"}},
+		"tags of none":                      {site: twoMachines(), tags: []string{"Hall.tag"}},
+		"a tag of one, and of none":         {site: twoMachines(), tags: []string{"Mill.tag", "Hall.tag"}},
+		"a tag that is not there":           {site: twoMachines(), tags: []string{"Mill.tag", "nowhere.tag"}},
+		"a tag of one, and the server's":    {site: twoMachines(), tags: []string{"Mill.tag", "i=2258"}, want: "SerialNumber of Mill"},
+		"a tag of one, and of no namespace": {site: twoMachines(), tags: []string{"Mill.tag", "nsu=urn:nowhere;i=1"}},
+		"a path":                            {site: twoMachines(), tags: []string{"Mill.tag", "/Objects/Machines/Mill/Cell/tag2"}, most: 20, want: "SerialNumber of Mill"},
+		"a path to nowhere":                 {site: twoMachines(), tags: []string{"Mill.tag", "/Objects/Machines/Mill/Cell/nothing"}, most: 20},
+		"the server's tags alone":           {site: twoMachines(), tags: []string{"i=2258"}},
+		"no tags":                           {site: twoMachines()},
+		"a tag that both have":              {site: twoMachines("Mill>both.tag", "Saw>both.tag"), tags: []string{"both.tag"}},
+		"a tag that is in a folder too":     {site: twoMachines("Hall>Mill.tag"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
+		"machines that refer to another":    {site: twoMachines("Mill>Saw", "Saw>Mill"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
+		"a machine in a machine":            {site: twoMachines("Mill>Saw"), tags: []string{"Saw.tag"}, want: "SerialNumber of Saw"},
+		"both, one in the other":            {site: twoMachines("Mill>Saw"), tags: []string{"Saw.tag", "Mill.tag"}},
+		"a loop above a tag":                {site: twoMachines("Mill.tag>Mill.Cell"), tags: []string{"Mill.tag"}, want: "SerialNumber of Mill"},
+		"many views of a tag":               {site: twoMachines(parents...), tags: []string{"Mill.tag"}},
+		"300 tags, one of another":          {site: big, tags: bigTags},
+		"299 tags":                          {site: big, tags: bigTags[:299], want: "SerialNumber of Mill"},
+		"more tags than can be followed":    {site: huge, tags: hugeTags[:2999]},
+		"devices, tags of one":              {site: newSite("Objects>DeviceSet").many("DeviceSet", 3), tags: []string{"M1.tag"}, want: "SerialNumber of M1"},
+		"10,000 devices, tags of one":       {site: newSite("Objects>DeviceSet").many("DeviceSet", 10_000), tags: []string{"M7777.tag"}, want: "SerialNumber of M7777"},
+		"10,000 devices, tags of none":      {site: newSite("Objects>DeviceSet").many("DeviceSet", 10_000), tags: []string{"Hall.tag"}},
+		"nodes do not say what is above":    {site: func() *site { s := twoMachines(); s.flat = true; return s }(), tags: []string{"Mill.tag"}},
 
 		// Servers that do not show all: what is not known is not guessed.
 		"no BrowseNext, one of two shown": {
@@ -272,7 +283,7 @@ func siteCases() map[string]siteCase {
 		},
 		"continuation points are lost, one of two shown": {
 			site: twoMachines(), tags: []string{"Hall.tag"},
-			o: opcuatest.Options{Browse: opcuatest.BrowseLimits{References: 1, Forget: 1000}},
+			o: opcuatest.Options{Browse: opcuatest.BrowseLimits{References: 1, Forget: 1000}}, most: 5,
 		},
 		"no BrowseNext, many devices": {
 			site: newSite("Objects>DeviceSet").many("DeviceSet", 500), tags: []string{"M7.tag"}, want: "SerialNumber of M7",
@@ -286,6 +297,32 @@ func siteCases() map[string]siteCase {
 			site: twoMachines(), tags: []string{"Mill.tag", "Saw.tag"},
 			o: opcuatest.Options{Browse: opcuatest.BrowseLimits{Denied: []string{siteNode("Saw.tag").String()}}},
 		},
+		"what is above a folder of a tag is denied": {
+			site: twoMachines("Saw>Box", "Box>Mill.tag"), tags: []string{"Mill.tag"},
+			o: opcuatest.Options{Browse: opcuatest.BrowseLimits{Denied: []string{siteNode("Box").String()}}},
+		},
+		"what is above is mixed with what is below": {
+			site: twoMachines(), tags: []string{"Hall.tag"},
+			o: opcuatest.Options{References: func(n *ua.NodeID) []*ua.ReferenceDescription {
+				if n.String() != siteNode("Hall").String() {
+					return nil
+				}
+				return []*ua.ReferenceDescription{{
+					ReferenceTypeID: ua.NewNumericNodeID(0, id.Organizes), IsForward: true, NodeID: ua.NewExpandedNodeID(siteNode("Mill"), "", 0),
+					BrowseName: &ua.QualifiedName{NamespaceIndex: siteOwn, Name: "Mill"}, DisplayName: ua.NewLocalizedText("Mill"), NodeClass: ua.NodeClassObject, TypeDefinition: ua.NewNumericExpandedNodeID(0, 0),
+				}}
+			}},
+		},
+		"the namespace of Machines without the folder": {
+			site: newSite("DeviceSet>PLC", "*PLC"), tags: []string{"x.tag"}, want: "SerialNumber of PLC",
+			o: opcuatest.Options{Tamper: func(r ua.Response) {
+				if b, ok := r.(*ua.BrowseResponse); ok && len(b.Results[0].References) == 0 {
+					b.Results[0].StatusCode = ua.StatusBadNodeIDUnknown
+				}
+			}},
+		},
+		"one node per request, and too many above": {site: cells, tags: cellTags, most: 20, o: opcuatest.Options{Browse: opcuatest.BrowseLimits{Nodes: 1}}},
+		"the same with more per request":           {site: cells, tags: cellTags, want: "SerialNumber of Mill"},
 		"one node per request": {
 			site: twoMachines(), tags: []string{"Mill.tag", "Mill.tag2"}, want: "SerialNumber of Mill",
 			o: opcuatest.Options{MaxNodesPerRead: 5, Browse: opcuatest.BrowseLimits{Nodes: 1}},
@@ -325,7 +362,8 @@ func siteCases() map[string]siteCase {
 				with("Mill.own:SerialNumber", "of a workpiece"),
 			tags: []string{"x.tag"},
 		},
-		"two serial numbers": {site: newSite("Machines>Mill", "Mill>Mill.SerialNumber", "Mill>Other.SerialNumber"), tags: []string{"x.tag"}},
+		"a serial number, listed twice": {site: newSite("Machines>Mill", "*Mill", "Mill>Mill.SerialNumber"), tags: []string{"x.tag"}, want: "SerialNumber of Mill"},
+		"two serial numbers":            {site: newSite("Machines>Mill", "Mill>Mill.SerialNumber", "Mill>Other.SerialNumber"), tags: []string{"x.tag"}},
 		"behind 600 others": {
 			site: func() *site {
 				s := newSite("Machines>Mill")
@@ -345,6 +383,7 @@ func siteCases() map[string]siteCase {
 		"the name in marks": {site: oneMachine().with("Mill.Identification.SerialNumber", "<serialnumber>"), tags: []string{"x.tag"}, partly: true},
 		"a sample":          {site: oneMachine().with("Mill.Identification.SerialNumber", "1234567890"), tags: []string{"x.tag"}, partly: true},
 		"not available":     {site: oneMachine().with("Mill.Identification.SerialNumber", " not  Available "), tags: []string{"x.tag"}, partly: true},
+		"both say one":      {site: oneMachine("*Mill").with("Mill.Identification.SerialNumber", "1a").with("Mill.SerialNumber", "2b"), tags: []string{"x.tag"}, want: "1a"},
 		"the other one":     {site: oneMachine("*Mill").with("Mill.Identification.SerialNumber", "n/a").with("Mill.SerialNumber", "7"), tags: []string{"x.tag"}, want: "7"},
 	}
 }
@@ -361,7 +400,7 @@ func TestWhichMachine(t *testing.T) {
 			}
 			d := device(srv.Endpoint())
 			for i, tag := range c.tags {
-				if !strings.HasPrefix(tag, "i=") {
+				if !strings.Contains(tag, "=") && tag[0] != '/' {
 					tag = "ns=3;s=" + tag
 				}
 				d.Tags = append(d.Tags, protocols.Tag{Name: fmt.Sprintf("t%d", i), Address: tag})
@@ -424,38 +463,42 @@ func TestIdentifyIsStopped(t *testing.T) {
 // asked again and again, and the session is what it was.
 func TestSilentAboutMachines(t *testing.T) {
 	t.Parallel()
-	for name, limit := range map[string]time.Duration{"the request's time-out": 0, "the caller's": 200 * time.Millisecond} {
+	for name, c := range map[string]struct {
+		limit time.Duration // of who asks; 0: none but the request's time-out
+		speak int32         // answers until it is silent
+	}{
+		"the request's time-out": {}, "the asker's": {limit: 200 * time.Millisecond}, "while tags are looked up from": {speak: 1},
+	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			life, goOn := context.WithCancel(t.Context())
 			t.Cleanup(goOn)
 			var asks atomic.Bool // from now on
 			var browsed atomic.Int32
-			srv, _ := oneMachine().start(t, opcuatest.Options{Product: "Acme Server", Tamper: func(r ua.Response) {
-				if _, it := r.(*ua.BrowseResponse); it && asks.Load() {
-					browsed.Add(1)
+			srv, _ := twoMachines().start(t, opcuatest.Options{Product: "Acme Server", Tamper: func(r ua.Response) {
+				if _, it := r.(*ua.BrowseResponse); it && asks.Load() && browsed.Add(1) > c.speak {
 					<-life.Done()
 				}
 			}})
-			d := device(srv.Endpoint(), "ns=2;s=alive")
-			d.Timeout = 300 * time.Millisecond
-			b := open(t, driver(t), d)
+			d, watched := device(srv.Endpoint(), "ns=3;s=Mill.tag", "ns=3;s=Mill.tag2"), device(srv.Endpoint(), "ns=2;s=alive")
+			watched.Timeout = 300 * time.Millisecond
+			b := open(t, driver(t), watched)
 			connect(t, b)
-			if err := b.Subscribe(t.Context(), d, allTags(d)); err != nil {
+			if err := b.Subscribe(t.Context(), watched, allTags(watched)); err != nil {
 				t.Fatal(err)
 			}
 			next(t, b, 5*time.Second)
 			ctx := t.Context()
-			if limit > 0 {
+			if c.limit > 0 {
 				var cancel context.CancelFunc
-				ctx, cancel = context.WithTimeout(ctx, limit)
+				ctx, cancel = context.WithTimeout(ctx, c.limit)
 				defer cancel()
 			}
 			asks.Store(true)
 			who, err := b.(protocols.Identifier).Identify(ctx, d)
 			goOn()
-			if protocols.KindOf(err) != protocols.KindTimeout || who != (protocols.Identity{Software: "Acme Server"}) || browsed.Load() != 1 {
-				t.Errorf("%+v, %v, asked %d times", who, err, browsed.Load())
+			if protocols.KindOf(err) != protocols.KindTimeout || who != (protocols.Identity{Software: "Acme Server"}) {
+				t.Errorf("%+v, %v", who, err)
 			}
 			if err := srv.Set("ns=2;s=alive", int32(2)); err != nil {
 				t.Fatal(err)
@@ -466,6 +509,9 @@ func TestSilentAboutMachines(t *testing.T) {
 			// A session that was taken for broken is left to the server.
 			if err := b.Close(); err != nil || srv.Sessions() != 0 {
 				t.Errorf("%v, %d sessions are left", err, srv.Sessions())
+			}
+			if n := browsed.Load(); n != c.speak+1 { // by now the server has seen all
+				t.Errorf("asked %d times", n)
 			}
 		})
 	}
