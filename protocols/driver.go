@@ -89,7 +89,8 @@ type Interruptible interface {
 // it. One goroutine calls all of its methods, so it needs no locks.
 //
 // A bus never connects or retries by itself: when and how often is decided
-// by the loop above it.
+// by the loop above it. Within a scan that has had an answer it may connect
+// again, for devices that close the connection in the middle.
 type Bus interface {
 	// Connect makes the connection. It returns within the devices' time-out
 	// or when ctx ends, whichever is first. The error is an *Error.

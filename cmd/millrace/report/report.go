@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"millrace/collector/connectivity"
 )
@@ -166,7 +167,8 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 
 // plain keeps a spreadsheet from taking a name for a formula.
 func plain(s string) string {
-	if s != "" && strings.ContainsRune("=+-@\t\r", rune(s[0])) {
+	// Those for East Asian languages know the wide signs, too.
+	if r, _ := utf8.DecodeRuneInString(s); s != "" && strings.ContainsRune("=+-@\t\r＝＋－＠", r) {
 		return "'" + s
 	}
 	return s

@@ -157,6 +157,18 @@ func TestCSV(t *testing.T) {
 	}
 }
 
+// TestFormulas: no name becomes a formula in the CSV.
+func TestFormulas(t *testing.T) {
+	t.Parallel()
+	for _, name := range []string{"=1+1", "+1", "-1", "@x", "\tx", "＝1+1", "＋1", "－1", "＠x"} {
+		f := site(t)
+		f.Machines[0].Name, f.Machines[0].Maker = name, name
+		if out := render(t, f, report.CSV, "zh"); strings.Count(out, "'"+name) != 2 {
+			t.Errorf("%q is written as it is", name)
+		}
+	}
+}
+
 // TestFigures: what the golden files show is right.
 func TestFigures(t *testing.T) {
 	t.Parallel()
