@@ -245,6 +245,7 @@ func TestSilenceBetweenFrames(t *testing.T) {
 	s.Unit(1)
 	l := openLine(t, s, modbustest.LineOptions{Baud: 9600})
 	d := newLineDevice(l.URL(), "hr:0", "hr:100", "hr:200", "hr:300")
+	d.Timeout = 2 * time.Second // the machine may be busy
 	_, sc := openScan(t, d)
 	l.ResetStats()
 	for range 4 {
