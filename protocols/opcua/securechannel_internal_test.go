@@ -210,6 +210,33 @@ func TestChannelChunks(t *testing.T) {
 	}
 }
 
+// TestPartialAnswers: what came of answers that nobody waits for any more is
+// not kept.
+func TestPartialAnswers(t *testing.T) {
+	t.Parallel()
+	s := dialPlain(t).sc
+	s.mu.Lock()
+	channel, token := s.id, s.tokens[0].id
+	s.mu.Unlock()
+	parts := map[uint32]*partial{}
+	for id := uint32(1000); id < 1100; id++ {
+		s.mu.Lock()
+		s.waiting[id] = make(chan incoming, 1)
+		s.mu.Unlock()
+		b := []byte("MSGC\x00\x00\x00\x00")
+		for _, n := range []uint32{channel, token, 1, id} {
+			b = binary.LittleEndian.AppendUint32(b, n)
+		}
+		if err := s.handle(append(b, make([]byte, 1000)...), parts); err != nil {
+			t.Fatal(err)
+		}
+		s.forget(id) // its time is over
+	}
+	if len(parts) > 1 {
+		t.Errorf("%d messages are kept", len(parts))
+	}
+}
+
 // TestChannelAborts: requests that end early leave nothing behind, and the
 // next ones go on.
 func TestChannelAborts(t *testing.T) {

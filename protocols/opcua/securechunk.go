@@ -114,6 +114,7 @@ func (s *secureChannel) waitsFor(id uint32) chan incoming {
 func (s *secureChannel) collect(kind byte, id uint32, body []byte, answer chan incoming, parts map[uint32]*partial) error {
 	p := parts[id]
 	if p == nil {
+		s.dropStale(parts)
 		p = &partial{body: s.takeSpare()}
 		parts[id] = p
 	}
@@ -141,6 +142,18 @@ func (s *secureChannel) collect(kind byte, id uint32, body []byte, answer chan i
 	delete(parts, id)
 	s.deliver(id, answer, in)
 	return nil
+}
+
+// dropStale lets go of messages whose end nobody waits for any more: a server
+// may begin answers and never end them.
+func (s *secureChannel) dropStale(parts map[uint32]*partial) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id := range parts {
+		if s.waiting[id] == nil {
+			delete(parts, id)
+		}
+	}
 }
 
 // deliver hands an answer over, the first to a request.

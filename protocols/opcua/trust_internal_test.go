@@ -1,6 +1,9 @@
 package opcua
 
 import (
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"os"
@@ -59,6 +62,22 @@ func TestTrust(t *testing.T) {
 	}
 	if outside, _ := filepath.Glob(filepath.Join(dir, "*")); len(outside) != 2 {
 		t.Errorf("files outside: %v", outside)
+	}
+}
+
+// TestLargeCertificate: what a stranger sends does not fill the disk.
+func TestLargeCertificate(t *testing.T) {
+	t.Parallel()
+	list := newTrustList(filepath.Join(t.TempDir(), "trusted"))
+	large := issue(t, nil, change(named("large"), func(c *x509.Certificate) {
+		c.ExtraExtensions = []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Value: make([]byte, maxServerCerts)}}
+	}))
+	_, err := list.verify(large.Raw, wanted("Basic256Sha256"), "")
+	if err == nil || !strings.Contains(err.Error(), "more than 256 KiB") {
+		t.Errorf("%v", err)
+	}
+	if files, _ := os.ReadDir(list.rejected); len(files) != 0 {
+		t.Errorf("%v is kept", files)
 	}
 }
 

@@ -52,11 +52,18 @@ func (v *verdict) alone() bool { return v.pinned || v.by == "" }
 // no battery, and nobody has set it yet.
 func clockSet(now time.Time) bool { return now.Year() >= 2020 }
 
+// maxServerCerts is how large a server's certificate may be, with its chain:
+// they have a few kilobytes each. What is refused is kept on the disk.
+const maxServerCerts = 256 << 10
+
 var errNoCertificate = errors.New("it sent none")
 
 // judge holds the certificate that a server sent (or several: a chain) against
 // the trust list and the demand. An error means that there is nothing to judge.
 func (t trustList) judge(sent []byte, want demand) (*verdict, error) {
+	if len(sent) > maxServerCerts {
+		return nil, fmt.Errorf("the server's certificate and its chain are more than %d KiB; have a new one made on the server", maxServerCerts>>10)
+	}
 	certs, err := x509.ParseCertificates(sent)
 	if err == nil && len(certs) == 0 {
 		err = errNoCertificate
