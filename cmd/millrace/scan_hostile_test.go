@@ -44,7 +44,7 @@ func TestScanHostileMap(t *testing.T) {
 	for i := range 1000 {
 		low, high := -rnd.ExpFloat64()*1e9, rnd.ExpFloat64()*1e-9
 		v := &opcua.Variable{
-			Address: fmt.Sprintf("nsu=urn:a;i=%d", i), Type: "Double", Sampling: -1,
+			Address: fmt.Sprintf("nsu=urn:a;s=%s%d", strings.ToValidUTF8(printable(text()), "?"), i), Type: "Double", Sampling: -1,
 			Path: []opcua.PathName{{Name: "Objects"}}, Min: &low, Max: &high,
 			// As a browse hands them on: see oneLine.
 			Unit: strings.TrimSpace(strings.ToValidUTF8(printable(text()), "?")), Description: strings.TrimSpace(strings.ToValidUTF8(printable(text()), "?")),

@@ -199,7 +199,8 @@ type lostNode struct {
 type openNode struct {
 	i     int
 	point []byte
-	empty int // answers without a reference
+	first nodeKey // where the first reference of the last answer leads to
+	empty int     // answers without a reference, or with that one again
 }
 
 // once sends a Browse, and what BrowseNext it takes.
@@ -277,14 +278,24 @@ func take(n openNode, r *ua.BrowseResult, sink browseSink, open []openNode, agai
 		return open, again
 	}
 	n.point, n.empty = r.ContinuationPoint, n.empty+1
-	if len(r.References) > 0 {
-		n.empty = 0
+	// Servers that forget where they were begin with the first page again, and
+	// would for ever.
+	if first := firstOf(r); first != n.first {
+		n.first, n.empty = first, 0
 	}
 	if n.empty == mostEmptyAnswers {
 		sink.refused(n.i, ua.StatusBadNoContinuationPoints)
 		return open, again
 	}
 	return append(open, n), again
+}
+
+// firstOf is where the first reference of an answer leads to.
+func firstOf(r *ua.BrowseResult) nodeKey {
+	if len(r.References) == 0 || r.References[0] == nil || r.References[0].NodeID == nil {
+		return nodeKey{}
+	}
+	return keyOf(r.References[0].NodeID.NodeID)
 }
 
 // next sends one BrowseNext for all open nodes.

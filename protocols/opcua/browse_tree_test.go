@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -229,5 +230,44 @@ func TestPathsOfMany(t *testing.T) {
 		if want := fmt.Sprint((i/1000+1)*1_000_000 + (i/100%10+1)*1000 + i%100 + 1); res.Err != nil || out[i].Quality == protocols.Bad || fmt.Sprintf("%.0f", out[i].Value.AsFloat64()) != want {
 			t.Fatalf("%s: %s, want %s; %v", addresses[i], show(out[i]), want, res.Err)
 		}
+	}
+}
+
+// TestBrowseRepeats: a server that has the first page of a node's references
+// begin anew for ever, or nothing but empty pages, is left at some time.
+func TestBrowseRepeats(t *testing.T) {
+	t.Parallel()
+	for name, again := range map[string]bool{"the same page": true, "empty pages": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var first atomic.Pointer[[]*ua.ReferenceDescription]
+			srv := newServer(t, opcuatest.Options{Tree: plant{lines: 1, cells: 1, vars: 4}, Tamper: func(res ua.Response) {
+				switch r := res.(type) {
+				case *ua.BrowseResponse:
+					for _, one := range r.Results {
+						if len(one.References) == 4 { // the variables
+							one.ContinuationPoint = []byte{1}
+							first.Store(&one.References)
+						}
+					}
+				case *ua.BrowseNextResponse:
+					if len(r.Results) == 1 && again {
+						r.Results[0] = &ua.BrowseResult{References: *first.Load(), ContinuationPoint: []byte{1}}
+					} else if len(r.Results) == 1 {
+						r.Results[0] = &ua.BrowseResult{ContinuationPoint: []byte{1}}
+					}
+				}
+			}})
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			found := 0
+			sum, err := opcua.New(opcua.Options{}).Browse(ctx, device(srv.Endpoint()), opcua.BrowseOptions{}, func(*opcua.Variable) error {
+				found++
+				return nil
+			})
+			if err != nil || found != 4 || sum.Refused != 1 {
+				t.Errorf("%v, %d found: %+v", err, found, sum)
+			}
+		})
 	}
 }
