@@ -45,7 +45,7 @@ func (a *agent) sparkplugCurrent(id string) []sparkplug.Current {
 	values := a.coll.Values(id)
 	all := make([]sparkplug.Current, len(values))
 	for i, v := range values {
-		all[i] = sparkplug.Current{Reading: v.Reading, Time: v.Time}
+		all[i] = sparkplug.Current{Name: v.Tag.Name, Reading: v.Reading, Time: v.Time}
 	}
 	return all
 }

@@ -94,6 +94,11 @@ func TestSparkplug(t *testing.T) {
 
 	proxy.Cut()
 	more("the cut")
+	h.See("gw-1", func(n *mqtttest.HostNode) {
+		if m := n.Devices["plc-1"].Metrics["count"]; m.Null {
+			t.Errorf("born without the value that it has: %+v", m)
+		}
+	})
 
 	h.SetState(t, false, time.Now().UnixMilli())
 	mqtttest.WaitFor(t, "the death", func() (dead bool) {

@@ -25,7 +25,8 @@ type SparkplugOptions struct {
 	// Devices returns what births say of the devices.
 	Devices func() []sparkplug.Device
 	// Current returns the newest readings of a device's tags, in the order of
-	// its metrics in Devices.
+	// its metrics in Devices. While a reload is under way they may be those of
+	// another configuration than Devices: their names count.
 	Current func(device string) []sparkplug.Current
 	// NextBdSeq returns the number of the next session: one more each time,
 	// also over restarts; after 255 comes 0.
@@ -77,11 +78,17 @@ type edge struct {
 	host     sparkplug.Host
 	left     bool // the session's last message was handed over
 	devices  map[string]*edgeDevice
-	order    []string         // of the configured devices
-	kept     map[string][]int // of each of them, the metrics that pass the filter; nil: all
+	order    []string             // of the configured devices
+	kept     map[string][]keptTag // of each of them, the metrics that pass the filter
 	filtered map[*protocols.Schema]filtered
 	batch    protocols.Batch
 	replays  time.Time // when a batch of a dead device was sent last; zero: none since the last look
+}
+
+// keptTag is where the newest reading of a metric stands.
+type keptTag struct {
+	name  string
+	index int // among all of the device's
 }
 
 // edgeDevice is what is known of a device beside its metrics.

@@ -254,42 +254,42 @@ func (e *edge) redefine(s *session) error {
 // filter lets them through.
 func (e *edge) takeDevices() []sparkplug.Device {
 	var ds []sparkplug.Device
-	e.order, e.kept = e.order[:0], map[string][]int{}
+	e.order, e.kept = e.order[:0], map[string][]keptTag{}
 	for _, d := range e.u.o.Sparkplug.Devices() {
 		if !e.u.o.Filter.Device(d.ID) {
 			continue
 		}
 		kept := sparkplug.Device{ID: d.ID}
-		var index []int
+		var tags []keptTag
 		for i := range d.Metrics {
 			if e.u.o.Filter.Tag(d.ID, d.Metrics[i].Name) {
 				kept.Metrics = append(kept.Metrics, d.Metrics[i])
-				index = append(index, i)
+				tags = append(tags, keptTag{d.Metrics[i].Name, i})
 			}
 		}
 		if len(d.Metrics) > 0 && len(kept.Metrics) == 0 {
 			continue
 		}
-		if len(kept.Metrics) < len(d.Metrics) {
-			e.kept[d.ID] = index
-		}
+		e.kept[d.ID] = tags
 		ds = append(ds, kept)
 		e.order = append(e.order, d.ID)
 	}
 	return ds
 }
 
-// current returns the newest readings of a device's metrics.
+// current returns the newest readings of a device's metrics, in their order.
+// Those of another configuration, while a reload is under way, are told apart
+// by their names.
 func (e *edge) current(id string) []sparkplug.Current {
-	all := e.u.o.Sparkplug.Current(id)
-	index, some := e.kept[id]
-	if !some {
-		return all
-	}
-	var kept []sparkplug.Current
-	for _, i := range index {
-		if i < len(all) {
-			kept = append(kept, all[i])
+	all, tags := e.u.o.Sparkplug.Current(id), e.kept[id]
+	kept := make([]sparkplug.Current, len(tags))
+	for at, tag := range tags {
+		i := tag.index
+		if i >= len(all) || all[i].Name != tag.name {
+			i = slices.IndexFunc(all, func(c sparkplug.Current) bool { return c.Name == tag.name })
+		}
+		if i >= 0 {
+			kept[at] = all[i]
 		}
 	}
 	return kept

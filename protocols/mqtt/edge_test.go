@@ -396,3 +396,49 @@ func TestEdgeCommands(t *testing.T) {
 		t.Errorf("%d sessions", n)
 	}
 }
+
+// While a reload is under way the agent's values are in the order of the new
+// tag map, and the births still in that of the old one.
+func TestEdgeReloadUnderWay(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), func(o *mqtt.Options) { o.Filter.Tags = []string{"count", "temp"} })
+	value := func(name string, v protocols.Value) sparkplug.Current {
+		return sparkplug.Current{Name: name, Reading: protocols.Reading{Value: v}, Time: time.Now().UnixMilli() - 1000}
+	}
+	l.plant.current["press-1"] = []sparkplug.Current{value("count", protocols.Uint(7)), value("temp", protocols.Float64(20)), value("running", protocols.Bool(true))}
+	l.online("press-1")
+	l.f.run(t.Context(), t, 1)
+	l.host.WaitOnline(t, "gw-1", "press-1")
+	births := func() (births int, count, temp mqtttest.HostMetric) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) {
+			d := n.Devices["press-1"]
+			births, count, temp = d.Births, d.Metrics["count"], d.Metrics["temp"]
+		})
+		return births, count, temp
+	}
+	for _, current := range [][]sparkplug.Current{
+		l.plant.current["press-1"],
+		{value("new", protocols.Uint(99)), value("count", protocols.Uint(7)), value("temp", protocols.Float64(20))},
+		{value("temp", protocols.Float64(20)), value("count", protocols.Uint(7))},
+	} {
+		l.plant.mu.Lock()
+		l.plant.current["press-1"] = current
+		l.plant.mu.Unlock()
+		before, _, _ := births()
+		l.host.Rebirth(t, "plant", "gw-1")
+		mqtttest.WaitFor(t, "births", func() bool { n, _, _ := births(); return n > before })
+		if _, count, temp := births(); count.Value.AsUint() != 7 || temp.Value.AsFloat64() != 20 {
+			t.Errorf("the birth says that count is %+v and temp %+v", count, temp)
+		}
+	}
+	l.plant.mu.Lock()
+	l.plant.current["press-1"] = nil // the device is not there any more
+	l.plant.mu.Unlock()
+	before, _, _ := births()
+	l.host.Rebirth(t, "plant", "gw-1")
+	mqtttest.WaitFor(t, "births", func() bool { n, _, _ := births(); return n > before })
+	if _, count, temp := births(); !count.Null || !temp.Null {
+		t.Errorf("the birth says that count is %+v and temp %+v", count, temp)
+	}
+}

@@ -44,6 +44,7 @@ type Definition struct {
 
 // Current is the newest reading of a tag, for births.
 type Current struct {
+	Name    string // of the tag, for those who put them in order; a Node goes by the order alone
 	Reading protocols.Reading
 	Time    int64 // when it arrived, ms since 1970 UTC; 0: there was none yet
 }
