@@ -47,8 +47,13 @@ const (
 	replayTime = 2 * time.Second
 	// rebirthPause is the least time between two rebirths that hosts ask for.
 	rebirthPause = 250 * time.Millisecond
-	// maxInbox bounds the messages of hosts that wait to be looked at.
-	maxInbox = 256
+	// maxInbox bounds the messages of hosts that wait to be looked at, and
+	// maxStates how many of the primary host's states may wait beyond that: a
+	// flood of commands must not hide that it has gone.
+	maxInbox  = 256
+	maxStates = 256
+	// clockSlack is how far ahead of the clock the newest value of a birth may be.
+	clockSlack = time.Second
 	// maxRebirths bounds how often one batch may need births before it goes
 	// out: once for its types and once for its device would be enough.
 	maxRebirths = 4
@@ -178,7 +183,7 @@ func (e *edge) stir() {
 func (e *edge) receive() paho.MessageHandler {
 	return func(_ paho.Client, m paho.Message) {
 		e.inboxMu.Lock()
-		if len(e.inbox) < maxInbox {
+		if n := len(e.inbox); n < maxInbox || n < maxInbox+maxStates && m.Topic() == e.stateTopic() {
 			e.inbox = append(e.inbox, m)
 		} else {
 			e.u.o.Log.Warn("a message of a host is dropped: too many wait", "uplink", e.u.o.Name, "topic", m.Topic())

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"millrace/protocols"
@@ -50,15 +49,16 @@ func (e *edge) send(ctx context.Context, s *session, token uint64, r Record) err
 			return e.submitCounted(s, m)
 		case sparkplug.NeedDeviceBirth:
 			err = e.rebirth(s, schema.Device)
-			historical = historical || r.Time <= e.device(schema.Device).newest
+			historical = historical || e.outdated(e.device(schema.Device), r.Time)
 		case sparkplug.NeedNodeBirth:
 			err = e.births(s)
-			historical = historical || r.Time <= e.device(schema.Device).newest
+			historical = historical || e.outdated(e.device(schema.Device), r.Time)
 		}
 		if err != nil {
 			return err
 		}
 		if err := ctx.Err(); err != nil {
+			s.window.leave(0) // it was called back, and the session goes on
 			return err
 		}
 	}
@@ -102,13 +102,14 @@ func (e *edge) submitCounted(s *session, m *message) error {
 // its device says now. It is called with mu held.
 func (e *edge) place(r *Record, id string) (historical, send bool) {
 	d := e.device(id)
+	_, known := e.kept[id]
 	waited := e.batch.Historical || e.now()-r.Time > HistoricalAfter.Milliseconds()
-	if !d.alive && !waited && r.Time >= d.dead.UnixMilli() && hasValues(&e.batch) && slices.Contains(e.order, id) {
+	if !d.alive && !waited && r.Time >= d.dead.UnixMilli() && hasValues(&e.batch) && known {
 		// It answers: its state will say so, too.
 		d.alive, d.replay = true, false
 	}
-	if d.alive {
-		return waited || r.Time <= d.newest, true
+	if d.alive && known {
+		return waited || e.outdated(d, r.Time), true
 	}
 	if !waited && !hasValues(&e.batch) && !d.replay {
 		// Nothing but what its death says, or that it was never born.
@@ -120,6 +121,13 @@ func (e *edge) place(r *Record, id string) (historical, send bool) {
 	}
 	e.replays = time.Now()
 	return true, true
+}
+
+// outdated says that the device's birth has values which are not older than
+// the time ms. Births whose times are yet to come say nothing: the clock was
+// set back since.
+func (e *edge) outdated(d *edgeDevice, ms int64) bool {
+	return ms <= d.newest && d.newest <= e.now()+clockSlack.Milliseconds()
 }
 
 func hasValues(b *protocols.Batch) bool {

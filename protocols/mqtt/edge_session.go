@@ -1,6 +1,7 @@
 package mqtt
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -214,15 +215,21 @@ func (e *edge) takeChanges(s *session) error {
 	states, reload := e.states, e.reload
 	e.states, e.reload = map[string]DeviceState{}, false
 	e.inboxMu.Unlock()
+	// What was told is told once: where the session ends meanwhile, the rest
+	// counts all the same, for the next one.
+	var failed error
 	if reload || s == nil {
-		if err := e.redefine(s); err != nil {
-			return err
-		}
+		failed = e.redefine(s)
 	}
 	for id, state := range states {
-		if err := e.take(s, id, state); err != nil {
-			return err
+		to := s
+		if failed != nil {
+			to = nil
 		}
+		failed = cmp.Or(failed, e.take(to, id, state))
+	}
+	if failed != nil {
+		return failed
 	}
 	return e.takeFigures(s)
 }
@@ -231,18 +238,22 @@ func (e *edge) takeChanges(s *session) error {
 func (e *edge) redefine(s *session) error {
 	known := append([]string(nil), e.order...)
 	changed, err := e.node.SetDevices(e.takeDevices())
-	if err != nil || s == nil {
+	if err != nil {
 		return err
 	}
+	var failed error
 	for _, id := range known {
 		if slices.Contains(e.order, id) {
 			continue
 		}
 		changed = true
 		delete(e.devices, id)
-		if err := e.death(s, id); err != nil {
-			return err
+		if s != nil && failed == nil {
+			failed = e.death(s, id)
 		}
+	}
+	if s == nil || failed != nil {
+		return failed
 	}
 	if !changed {
 		return nil

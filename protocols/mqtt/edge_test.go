@@ -1,6 +1,7 @@
 package mqtt_test
 
 import (
+	"context"
 	"slices"
 	"strings"
 	"sync"
@@ -440,5 +441,98 @@ func TestEdgeReloadUnderWay(t *testing.T) {
 	mqtttest.WaitFor(t, "births", func() bool { n, _, _ := births(); return n > before })
 	if _, count, temp := births(); !count.Null || !temp.Null {
 		t.Errorf("the birth says that count is %+v and temp %+v", count, temp)
+	}
+}
+
+// A device that a reload has taken away while the uplink was away is born for
+// what it still has to say, and dies.
+func TestEdgeRemovedMeanwhile(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), nil)
+	l.online("press-1")
+	l.online("press-2")
+	l.f.run(t.Context(), t, 1)
+	l.host.WaitOnline(t, "gw-1", "press-2")
+	l.u.Disconnect()
+	l.plant.mu.Lock()
+	l.plant.devices = l.plant.devices[:1]
+	l.plant.mu.Unlock()
+	l.u.Reloaded()
+	l.f.record = func(seq uint64) mqtt.Record { return record(press("press-2"), "S1", seq) }
+	l.f.run(t.Context(), t, 3)
+	mqtttest.WaitFor(t, "the death of press-2", func() (dead bool) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) { dead = n.Devices["press-2"].Deaths == 1 })
+		return dead
+	})
+	if n := len(l.counts("press-2")); n != 2 {
+		t.Errorf("%d values of press-2", n)
+	}
+	for seq, s := range l.counts("press-2") {
+		if !s.Historical {
+			t.Errorf("%d came as what the device says now", seq)
+		}
+	}
+	l.host.WaitOnline(t, "gw-1", "press-1")
+}
+
+// A batch that is called back while its device is born gives its place in the
+// window back.
+func TestEdgeCalledBack(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), func(o *mqtt.Options) { o.MaxInflight = 1 })
+	lost, err := l.u.Connect(t.Context(), l.f.ack(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	late, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := l.u.Send(late, 1, l.f.record(1)); err == nil {
+		t.Fatal("a batch was taken that was called back")
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	l.f.session(ctx, lost, 1)
+	l.whole(t, 1)
+}
+
+// Of many commands at once some may be dropped; the primary host's state may not.
+func TestEdgeFlood(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), func(o *mqtt.Options) { o.Sparkplug.PrimaryHost = "scada" })
+	l.online("press-1")
+	l.f.run(t.Context(), t, 1)
+	l.whole(t, 1)
+	l.host.Rebirth(t, "plant", "gw-1") // a pause follows
+	mqtttest.WaitFor(t, "births", func() (ok bool) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) { ok = n.Births > 1 })
+		return ok
+	})
+	for range 300 {
+		l.host.Publish(t, "spBv1.0/plant/DCMD/gw-1/press-1", false, nil)
+	}
+	l.host.SetState(t, false, time.Now().UnixMilli()+1)
+	mqtttest.WaitFor(t, "the death", func() (dead bool) {
+		l.host.See("gw-1", func(n *mqtttest.HostNode) { dead = n.Deaths > 0 })
+		return dead
+	})
+}
+
+// After a clock that was wrong is set back, what devices say now is not
+// history.
+func TestEdgeClockSetBack(t *testing.T) {
+	t.Parallel()
+	broker := mqtttest.StartMosquitto(t, mqtttest.MosquittoOptions{})
+	l := newEdgeLine(t, broker.URL("mqtt"), broker.URL("mqtt"), nil)
+	l.plant.current["press-1"] = []sparkplug.Current{{Name: "count", Reading: protocols.Reading{Value: protocols.Uint(0)}, Time: time.Now().Add(8 * time.Hour).UnixMilli()}}
+	l.online("press-1")
+	l.f.run(t.Context(), t, 3)
+	l.whole(t, 3)
+	for seq, s := range l.counts("press-1") {
+		if s.Historical {
+			t.Errorf("%d came as history", seq)
+		}
 	}
 }
