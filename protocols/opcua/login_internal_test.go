@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"errors"
 	"math/big"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -188,4 +189,65 @@ func TestWhichList(t *testing.T) {
 // deltaExtension says that a list has only what came to list 1 (RFC 5280, 5.2.4).
 func deltaExtension() pkix.Extension {
 	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 27}, Critical: true, Value: []byte{2, 1, 1}}
+}
+
+// TestAuthorities: what an authority's certificate says of what it may sign
+// is heeded, and long or circular chains cost little.
+func TestAuthorities(t *testing.T) {
+	t.Parallel()
+	unknown := pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3, 4}, Critical: true, Value: []byte{5, 0}}
+	root := issue(t, nil, authority("Root"), 2048, 1)
+	chainBelow := func(top *cert, names ...string) (*cert, []byte) {
+		var between []byte
+		for _, n := range names {
+			top = issue(t, top, authority(n), 2048, 2)
+			between = slices.Concat(top.Raw, between)
+		}
+		leaf := issue(t, top, named("plc"))
+		return leaf, slices.Concat(leaf.Raw, between)
+	}
+	one := issue(t, nil, change(authority("Root"), func(c *x509.Certificate) { c.MaxPathLen = 1 }), 2048, 1)
+	_, short := chainBelow(one, "a")
+	_, long := chainBelow(one, "a", "b")
+	_, seven := chainBelow(root, "a", "b", "c", "d", "e", "f")
+	_, eight := chainBelow(root, "a", "b", "c", "d", "e", "f", "g")
+	for name, c := range map[string]struct {
+		sent   []byte
+		anchor *cert
+		want   string
+	}{
+		"as long as it may":        {short, one, ""},
+		"longer than it may":       {long, one, "so many authorities below it"},
+		"eight certificates":       {seven, root, ""},
+		"nine":                     {eight, root, "is not trusted"},
+		"may not sign":             {issue(t, issue(t, nil, change(authority("X"), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), 2048, 1), named("plc")).Raw, nil, "is not trusted"},
+		"something unknown in it":  {issue(t, root, change(named("plc"), func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{unknown} })).Raw, root, "a critical extension that is not known"},
+		"something unknown above":  {issue(t, issue(t, nil, change(authority("Odd"), func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{unknown} }), 2048, 1), named("plc")).Raw, nil, "limits what it may sign"},
+		"wraps no keys":            {issue(t, root, change(named("plc"), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageDigitalSignature })).Raw, root, "key usage does not allow"},
+		"for no application, none": {issue(t, root, change(named("plc"), func(c *x509.Certificate) { c.URIs = []*url.URL{{}} })).Raw, root, "is for the application"},
+	} {
+		anchor := c.anchor
+		if anchor == nil { // whoever issued it
+			parsed, err := x509.ParseCertificate(c.sent)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, a := range []*cert{
+				issue(t, nil, change(authority("X"), func(c *x509.Certificate) { c.KeyUsage = x509.KeyUsageCRLSign }), 2048, 1),
+				issue(t, nil, change(authority("Odd"), func(c *x509.Certificate) { c.ExtraExtensions = []pkix.Extension{unknown} }), 2048, 1),
+			} {
+				if a.Subject.CommonName == parsed.Issuer.CommonName {
+					anchor = a // the same name and key
+				}
+			}
+		}
+		want := wanted("Basic256Sha256")
+		if strings.Contains(name, "none") {
+			want.uri = ""
+		}
+		_, err := files{"trusted/r.der": anchor.Raw}.write(t).verify(c.sent, want, "")
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
