@@ -92,10 +92,10 @@ campaign: deps ## kill the agent KILLS=5000 times at random moments, and cut the
 	@MILLRACE_CUTS=$$(($(KILLS) / 10)) MILLRACE_ROUNDS=$$(($(KILLS) / 100)) MILLRACE_SEED=$(SEED) CGO_ENABLED=1 go test -race -v -count 1 -timeout 0 -run 'TestPowerCut|TestKillMinusNine' ./buffer
 
 # Answers of faulty Modbus devices, of which none may be taken for another.
-ANSWERS ?= 1250000
+ANSWERS ?= 1000000
 
 .PHONY: answers
-answers: ## have ANSWERS=1250000 answers of faulty Modbus devices looked at, of which a million are to be believed (some minutes)
+answers: ## have ANSWERS=1000000 answers of faulty Modbus devices looked at (some minutes)
 	@MILLRACE_ANSWERS=$(ANSWERS) go test -v -count 1 -timeout 0 -parallel 32 -run NeverAWrongValue ./protocols/modbus | grep -v -e '^=== '
 
 # Breaks of an OPC UA connection at random moments, of which none may lose a

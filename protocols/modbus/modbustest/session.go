@@ -328,6 +328,9 @@ func (se *session) sendSpoilt(ctx context.Context, x *exchange) error {
 // sendPieces sends pieces, byte by byte if that is to be slow.
 func (se *session) sendPieces(ctx context.Context, slowly time.Duration, pieces [][]byte) error {
 	if slowly <= 0 {
+		if len(pieces) > 1 {
+			defer func(first time.Time) { se.server.noteGap(first, 0) }(time.Now())
+		}
 		return se.sendLocked(pieces...)
 	}
 	for _, piece := range pieces {

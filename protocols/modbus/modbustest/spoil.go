@@ -29,8 +29,11 @@ func (k *keeper) oldest(came time.Time) time.Time {
 func (k *keeper) frames(f *Fault, answer []byte, came time.Time) [][]byte {
 	one := k.encode(f, answer)
 	if f.Hold || f.HoldBehind {
+		if k.held == nil {
+			k.since = came // the oldest of them
+		}
 		k.held = append(k.held, one...)
-		k.behind, k.since = f.HoldBehind, came
+		k.behind = f.HoldBehind
 		return nil
 	}
 	if k.held != nil {

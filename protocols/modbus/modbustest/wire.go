@@ -296,12 +296,18 @@ func (w *wire) answerNow(ctx context.Context, x *exchange, from time.Time, polit
 		var out [2 * maxFrame]byte
 		size := x.unit.respond(time.Now(), x.frame, x.request, f.Exception, out[:])
 		oldest := w.keeper.oldest(x.came)
-		for _, piece := range w.keeper.frames(f, out[:size], x.came) {
+		var first time.Time // when the first piece was sent
+		for i, piece := range w.keeper.frames(f, out[:size], x.came) {
 			w.line.count(func(s *Stats) { s.Answers++; s.Silence += w.line.silence })
 			w.send(ctx, from, piece, f.Slowly, polite)
-			if server != nil {
-				server.noteSent(oldest)
+			if server == nil {
+				continue
 			}
+			server.noteSent(oldest)
+			if i > 0 {
+				server.noteGap(first, w.line.silence+w.line.chars(len(piece))+time.Duration(len(piece))*f.Slowly)
+			}
+			first = time.Now()
 		}
 	}
 	if f.ForeignWhen == AfterAnswer {
