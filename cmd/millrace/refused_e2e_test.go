@@ -43,7 +43,7 @@ devices:
 			a := newAgent(t, config.String())
 			// Nine sessions, with live_first up to twice as many: it takes a while.
 			for start := time.Now(); len(r.Gaps()) == 0; <-time.After(10 * time.Millisecond) {
-				if time.Since(start) > 3*time.Minute {
+				if time.Since(start) > 4*time.Minute {
 					t.Fatal("nothing was set aside")
 				}
 			}
