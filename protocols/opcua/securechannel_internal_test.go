@@ -219,18 +219,18 @@ func TestPartialAnswers(t *testing.T) {
 	channel, token := s.id, s.tokens[0].id
 	s.mu.Unlock()
 	parts := map[uint32]*partial{}
-	for id := uint32(1000); id < 1100; id++ {
+	for request := uint32(1000); request < 1100; request++ {
 		s.mu.Lock()
-		s.waiting[id] = make(chan incoming, 1)
+		s.waiting[request] = make(chan incoming, 1)
 		s.mu.Unlock()
 		b := []byte("MSGC\x00\x00\x00\x00")
-		for _, n := range []uint32{channel, token, 1, id} {
+		for _, n := range []uint32{channel, token, 1, request} {
 			b = binary.LittleEndian.AppendUint32(b, n)
 		}
 		if err := s.handle(append(b, make([]byte, 1000)...), parts); err != nil {
 			t.Fatal(err)
 		}
-		s.forget(id) // its time is over
+		s.forget(request) // its time is over
 	}
 	if len(parts) > 1 {
 		t.Errorf("%d messages are kept", len(parts))
