@@ -398,14 +398,14 @@ func TestLoneRegisterComesBackAtOnce(t *testing.T) {
 func TestSomebodyOnTheLine(t *testing.T) {
 	t.Parallel()
 	s := modbustest.NewServer()
-	s.Unit(1).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
-	s.Unit(2).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
+	s.Unit(10).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
+	s.Unit(20).SetFaults(modbustest.Always(modbustest.Fault{WrongUnit: true}))
 	l := openLine(t, s, modbustest.LineOptions{})
 	var scans []*scan
 	var b protocols.Bus
-	for id := range uint8(3) {
+	for _, id := range []uint8{10, 20, 30} { // the wrong ones are 11 and 21
 		d := newLineDevice(l.URL(), "hr:0")
-		d.Timeout, d.Modbus.Unit = 50*time.Millisecond, id+1
+		d.Timeout, d.Modbus.Unit = 400*time.Millisecond, id
 		if b == nil {
 			b, _ = openScan(t, d)
 		}
@@ -419,7 +419,7 @@ func TestSomebodyOnTheLine(t *testing.T) {
 	for range 4 {
 		scans[0].Read(t.Context(), out)
 		scans[1].Read(t.Context(), out)
-		wantError(t, scans[2].Read(t.Context(), out).Err, protocols.KindTimeout, protocols.Timeout, "is unit id 3 right")
+		wantError(t, scans[2].Read(t.Context(), out).Err, protocols.KindTimeout, protocols.Timeout, "is unit id 30 right")
 	}
 }
 
