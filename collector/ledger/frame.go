@@ -316,12 +316,19 @@ func (f *frameFile) next() (frameHeader, bool) {
 			return frameHeader{}, false
 		}
 		h, err := parseHeader(f.header[:])
-		if err == nil && f.at+headerSize+int64(h.size) <= f.size {
+		// The size is not to be believed before the checksum is right: it would
+		// lead past frames that are whole.
+		if err == nil && f.at+headerSize+int64(h.size) <= f.size && f.sound(&h) {
 			return h, true
 		}
 		f.search()
 	}
 	return frameHeader{}, false
+}
+
+func (f *frameFile) sound(h *frameHeader) bool {
+	packed, err := f.body(h)
+	return err == nil && checksum(f.header[:headerSize-4], packed) == h.sum
 }
 
 // search goes on to where the next frame may begin.

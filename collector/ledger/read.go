@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 )
 
@@ -362,6 +363,9 @@ func lookInto(file *os.File) (index map[string]int, end int64, err error) {
 		})
 	index = make(map[string]int, len(names))
 	for i, n := range names {
+		if n == "" { // the number stays taken: rows may refer to it
+			n = "\x00" + strconv.Itoa(i)
+		}
 		index[n] = i
 	}
 	return index, end, err
