@@ -224,7 +224,7 @@ func ruleText(f *connectivity.Figures, t *text) string {
 	return fmt.Sprintf(t.S("rule.text"), share(f.Rule.Hours), part)
 }
 
-func share(part float64) string { return fmt.Sprintf("%.4g %%", part*100) }
+func share(part float64) string { return fmt.Sprintf("%.10g %%", part*100) }
 
 // weak says what is to be known of the figures.
 func weak(f *connectivity.Figures, t *text) []string {

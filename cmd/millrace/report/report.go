@@ -128,7 +128,7 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 		row[0], row[1], row[2] = t.csvKind("indicator"), string(x.ID), t.S("ind."+string(x.ID))
 		row[3], row[4] = number(x.Numerator), number(x.Denominator)
 		if r, ok := x.Rate(); ok {
-			row[5] = strconv.FormatFloat(r, 'f', 6, 64)
+			row[5] = decimal(r)
 		}
 		if x.Points != nil {
 			row[6] = decimal(*x.Points)
@@ -139,7 +139,7 @@ func writeCSV(w io.Writer, f *connectivity.Figures, t *text) error {
 		m := &f.Machines[i]
 		row := make([]string, len(head))
 		copy(row, []string{
-			t.csvKind("machine"), plain(m.Asset), plain(m.Name), "", "", strconv.FormatFloat(m.Share, 'f', 6, 64), "", plain(m.Workshop), plain(m.Process),
+			t.csvKind("machine"), plain(m.Asset), plain(m.Name), "", "", decimal(m.Share), "", plain(m.Workshop), plain(m.Process),
 			t.Yes(m.Key), t.Yes(m.KeyProcess), t.Yes(m.Digital), t.Yes(m.Networked), number(m.DeliveredSec), strings.Join(m.Devices, " "),
 		})
 		row[22] = number(f.Rule.PlannedSec)

@@ -51,11 +51,12 @@ let figures = null;
 const t = (key) => words[lang][key] || key;
 
 const count = (n) => n.toLocaleString('en-GB').replaceAll(',', ' ');
-// percent never shows as 100.00 % what is not all.
+// percent never shows as 100.00 % what is not all, nor as 0.00 % what is something.
 const percent = (n, of) => {
   if (!of) return '–';
   let h = Math.round(n / of * 10000);
   if (n < of && h >= 10000) h = 9999;
+  if (n > 0 && h === 0) return '< 0.01 %';
   return (h / 100).toFixed(2) + ' %';
 };
 const span = (ms) => {
